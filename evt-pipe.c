@@ -1,0 +1,98 @@
+/*
+ * evt-pipe.c: the queue of a worker.
+ *
+ * The kernel keeps writes of up to PIPE_BUF bytes whole, so any number of
+ * threads may write records without a mutex, and closing the write end tells
+ * the reader that it has seen the last one. A list under a mutex with an
+ * eventfd to wake the reader was rejected: it needs an allocation for each
+ * record, a lock, and a way to stop that works without memory. O_DIRECT was
+ * rejected: it spends a page on each record.
+ */
+#include "evt-pipe-internal.h"
+#include "evt-net-internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PIPE_BYTES (256 * 1024)
+
+int evt_pipe_open_(struct evt_pipe *pipe)
+{
+	int fds[2];
+
+	pipe->read_fd = pipe->write_fd = -1;
+	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) == -1)
+		return -1;
+	pipe->read_fd = evt_net_above_stdio_(fds[0]);
+	pipe->write_fd = evt_net_above_stdio_(fds[1]);
+	if (pipe->read_fd == -1 || pipe->write_fd == -1) {
+		evt_pipe_close_(pipe);
+		errno = EMFILE;
+		return -1;
+	}
+	/* One user may hold so much in all; see pipe(7). Less will do. */
+	(void)fcntl(pipe->write_fd, F_SETPIPE_SZ, PIPE_BYTES);
+	return 0;
+}
+
+int evt_pipe_close_write_(struct evt_pipe *pipe)
+{
+	int fd = pipe->write_fd;
+
+	pipe->write_fd = -1;
+	if (fd != -1 && close(fd) == -1 && errno == EBADF)
+		return -1;
+	return 0;
+}
+
+void evt_pipe_close_(struct evt_pipe *pipe)
+{
+	int error = errno;
+
+	evt_pipe_close_write_(pipe);
+	if (pipe->read_fd != -1)
+		close(pipe->read_fd);
+	pipe->read_fd = -1;
+	errno = error;
+}
+
+int evt_pipe_put_(const struct evt_pipe *pipe, const struct evt_record *record)
+{
+	ssize_t len;
+
+	do
+		len = write(pipe->write_fd, record, sizeof(*record));
+	while (len == -1 && errno == EINTR);
+	if (len == (ssize_t)sizeof(*record))
+		return 0;
+	if (len != -1)
+		errno = EIO; /* not a pipe: pipe(7) promises all or nothing */
+	return -1;
+}
+
+int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch)
+{
+	size_t rest = batch->fill % sizeof(struct evt_record);
+	ssize_t len;
+
+	memmove(batch->bytes, batch->bytes + batch->fill - rest, rest);
+	batch->fill = rest;
+	batch->next = 0;
+	do
+		len = read(pipe->read_fd, batch->bytes + rest,
+			sizeof(batch->bytes) - rest);
+	while (len == -1 && errno == EINTR);
+	if (len <= 0)
+		return (int)len;
+	batch->fill += (size_t)len;
+	return 1;
+}
+
+struct evt_record *evt_batch_next_(struct evt_batch *batch)
+{
+	if (batch->next >= batch->fill / sizeof(struct evt_record))
+		return NULL;
+	return &batch->records[batch->next++];
+}

@@ -1,0 +1,366 @@
+/*
+ * evt-worker.c: one thread of the library's, its loop, and the pipe that feeds
+ * it.
+ *
+ * A worker waits in its loop and nowhere else; nothing polls. It ends when it
+ * has read its pipe to the end, the write end having been closed: so ending
+ * needs neither room in the pipe nor memory, and what lies in the pipe is
+ * served before.
+ *
+ * A callback may end its thread (pthread_exit), or the loop may fail. Then what
+ * the worker had read but not served, and what lies in its pipe, is passed on
+ * to the others. A dispatcher that had chosen this worker just before looks
+ * again after its write, and passes its record on itself.
+ */
+#include "evt-pool-internal.h"
+#include "evt-log-internal.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static _Thread_local struct evt_worker *self;
+
+/* Library threads that run, for the child of a fork. */
+static atomic_int nr_threads;
+static atomic_bool forked;
+
+struct evt_worker *evt_thread_self_(void)
+{
+	return evt_forked_() ? NULL : self;
+}
+
+bool evt_forked_(void)
+{
+	return atomic_load_explicit(&forked, memory_order_relaxed);
+}
+
+static void after_fork_in_child(void)
+{
+	if (atomic_load(&nr_threads) == 0)
+		return;
+	atomic_store(&forked, true);
+	evt_log_after_fork_();
+}
+
+/* Setting up */
+
+static struct event_base *new_base(void)
+{
+	struct event_config *config = event_config_new();
+	struct event_base *base = NULL;
+
+	if (!config)
+		return NULL;
+	/* One thread uses it, and no environment variable changes it. */
+	if (event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK) == 0 &&
+		event_config_set_flag(config, EVENT_BASE_FLAG_IGNORE_ENV) == 0)
+		base = event_base_new_with_config(config);
+	event_config_free(config);
+	return base;
+}
+
+static void on_inbox(evutil_socket_t fd, short what, void *arg);
+
+int evt_worker_init_(struct evt_worker *worker, struct evt_pool *pool, int index)
+{
+	memset(worker, 0, sizeof(*worker));
+	worker->pool = pool;
+	worker->index = index;
+	atomic_init(&worker->serving, -1);
+	if (evt_pipe_open_(&worker->pipe) == -1)
+		return -1;
+	errno = ENOMEM; /* what libevent does not say */
+	worker->base = new_base();
+	if (!worker->base)
+		goto no_base;
+	worker->inbox = event_new(worker->base, worker->pipe.read_fd,
+		EV_READ | EV_PERSIST, on_inbox, worker);
+	if (!worker->inbox)
+		goto no_event;
+	if (event_add(worker->inbox, NULL) == -1)
+		goto not_added;
+	return 0;
+not_added:
+	event_free(worker->inbox);
+no_event:
+	event_base_free(worker->base);
+no_base:
+	evt_pipe_close_(&worker->pipe);
+	return -1;
+}
+
+void evt_worker_free_(struct evt_worker *worker)
+{
+	event_free(worker->inbox);
+	event_base_free(worker->base);
+	evt_pipe_close_(&worker->pipe);
+}
+
+/*
+ * The host's signals are for the host's threads: ours block them all, but for
+ * those that a fault in this very thread raises, and the profiler's.
+ */
+static void signals_to_block(sigset_t *set)
+{
+	static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP,
+		SIGSYS, SIGABRT, SIGPROF};
+	size_t i;
+
+	sigfillset(set);
+	for (i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
+		sigdelset(set, faults[i]);
+}
+
+static void register_fork_handler(void)
+{
+	pthread_atfork(NULL, NULL, after_fork_in_child);
+}
+
+int evt_worker_start_(struct evt_worker *worker, void *(*main)(void *),
+	void *arg)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	sigset_t blocked;
+	sigset_t before;
+	int error;
+
+	pthread_once(&once, register_fork_handler);
+	signals_to_block(&blocked);
+	pthread_sigmask(SIG_BLOCK, &blocked, &before);
+	atomic_fetch_add(&nr_threads, 1);
+	error = pthread_create(&worker->thread, NULL, main, arg);
+	if (error)
+		atomic_fetch_sub(&nr_threads, 1);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return error;
+}
+
+/* The thread */
+
+int evt_callback_begin_(void)
+{
+	int state;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	return state;
+}
+
+void evt_callback_end_(struct evt_worker *worker, int state)
+{
+	if (worker->index == -1 &&
+		evt_pool_phase_(worker->pool) >= EVT_POOL_STOPPING)
+		worker->done = true;
+	if (worker->done || worker->broken)
+		event_base_loopbreak(worker->base);
+	pthread_setcancelstate(state, NULL);
+}
+
+void evt_worker_serving_(struct evt_worker *worker, int fd)
+{
+	/* With hurry: the worker says what it serves and then looks whether to
+	 * hurry; the boss says to hurry and then looks what is served. */
+	atomic_store(&worker->serving, fd);
+}
+
+static void deliver(struct evt_worker *worker, const struct evt_record *record)
+{
+	struct evt_pool *pool = worker->pool;
+	unsigned long delivered;
+
+	delivered = atomic_load_explicit(&worker->delivered,
+		memory_order_relaxed);
+	atomic_store_explicit(&worker->delivered, delivered + 1,
+		memory_order_relaxed);
+	evt_worker_serving_(worker, record->fd);
+	if (atomic_load(&pool->hurry))
+		pool->hooks->cut(pool, record->fd);
+	pool->hooks->deliver(worker, record);
+	evt_worker_serving_(worker, -1);
+}
+
+static void handle(struct evt_worker *worker, const struct evt_record *record)
+{
+	switch (record->kind) {
+	case EVT_RECORD_WAKE:
+		break;
+	case EVT_RECORD_CONN:
+		deliver(worker, record);
+		break;
+	case EVT_RECORD_TASK:
+		record->task(worker, record->arg);
+		break;
+	default:
+		evt_log_(EVT_LOG_ERROR,
+			"worker %d: foreign bytes in its pipe, ignored",
+			worker->index);
+	}
+}
+
+/* One read for each turn of the loop, so that a flood of records does not
+ * starve what else lives on the worker. */
+static void on_inbox(evutil_socket_t fd, short what, void *arg)
+{
+	struct evt_worker *worker = arg;
+	struct evt_record *record;
+	int state = evt_callback_begin_();
+	int got = evt_pipe_take_(&worker->pipe, &worker->batch);
+
+	(void)fd;
+	(void)what;
+	if (got == 1)
+		evt_pool_tell_of_room_(worker->pool);
+	else if (got == 0 && atomic_load(&worker->closing))
+		worker->done = true;
+	else if (got == 0 || errno != EAGAIN)
+		worker->broken = true;
+	while (got == 1 && (record = evt_batch_next_(&worker->batch)))
+		handle(worker, record);
+	evt_callback_end_(worker, state);
+}
+
+void evt_thread_enter_(struct evt_worker *worker)
+{
+	char name[16]; /* as long as the kernel takes: see prctl(2) */
+
+	self = worker;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	if (worker->index == -1)
+		snprintf(name, sizeof(name), "evt-listener");
+	else
+		snprintf(name, sizeof(name), "evt-worker-%d", worker->index);
+	pthread_setname_np(pthread_self(), name);
+}
+
+void evt_thread_leave_(void)
+{
+	atomic_fetch_sub(&nr_threads, 1);
+}
+
+int evt_worker_run_(struct evt_worker *worker)
+{
+	int result;
+
+	/* The program may break its loop out of habit; it goes on. */
+	do {
+		pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+		result = event_base_loop(worker->base, 0);
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	} while (result == 0 && !worker->done && !worker->broken);
+	return worker->done ? 0 : -1;
+}
+
+int evt_worker_at_stop_(struct evt_worker *worker, void (*fn)(void *), void *arg)
+{
+	struct evt_at_stop *entry;
+
+	if (worker->done)
+		return ECANCELED;
+	entry = malloc(sizeof(*entry));
+	if (!entry)
+		return ENOMEM;
+	*entry = (struct evt_at_stop){worker->at_stop, fn, arg};
+	worker->at_stop = entry;
+	return 0;
+}
+
+void evt_worker_run_at_stop_(struct evt_worker *worker)
+{
+	struct evt_at_stop *entry;
+
+	worker->done = true;
+	while ((entry = worker->at_stop)) {
+		void (*fn)(void *) = entry->fn;
+		void *arg = entry->arg;
+
+		worker->at_stop = entry->next;
+		free(entry);
+		fn(arg);
+	}
+}
+
+/* Losing a thread */
+
+static bool take_left(struct evt_worker *worker, struct evt_record *left)
+{
+	struct evt_record *record;
+
+	pthread_mutex_lock(&worker->pool->rescue_lock);
+	record = evt_batch_next_(&worker->batch);
+	if (!record && evt_pipe_take_(&worker->pipe, &worker->batch) == 1)
+		record = evt_batch_next_(&worker->batch);
+	if (record)
+		*left = *record;
+	pthread_mutex_unlock(&worker->pool->rescue_lock);
+	return record != NULL;
+}
+
+void evt_worker_rescue_(struct evt_worker *worker)
+{
+	struct evt_pool *pool = worker->pool;
+	struct evt_record left;
+	unsigned passed_on = 0;
+	unsigned closed = 0;
+	unsigned tasks = 0;
+
+	while (take_left(worker, &left)) {
+		if (evt_pool_forward_(pool, &left) == 0) {
+			passed_on++;
+		} else if (left.kind == EVT_RECORD_CONN) {
+			pool->hooks->drop(pool, &left);
+			closed++;
+		} else {
+			tasks++;
+		}
+	}
+	if (passed_on + closed + tasks > 0)
+		evt_log_(EVT_LOG_WARN,
+			"worker %d is lost: of its queue %u passed on, "
+			"%u connections closed, %u tasks not run",
+			worker->index, passed_on, closed, tasks);
+}
+
+static void leave_pool(void *arg)
+{
+	struct evt_worker *worker = arg;
+
+	evt_thread_leave_();
+	evt_pool_worker_left_(worker->pool);
+}
+
+static void lose_thread(void *arg)
+{
+	struct evt_worker *worker = arg;
+
+	evt_log_(EVT_LOG_ERROR,
+		"worker %d has lost its thread: %s; the others go on",
+		worker->index,
+		worker->broken ? "its pipe was closed"
+			       : "a callback ended it, or its loop failed");
+	/* With a dispatcher's look at lost after its write. */
+	atomic_store(&worker->lost, true);
+	atomic_thread_fence(memory_order_seq_cst);
+	evt_worker_serving_(worker, -1);
+	evt_worker_run_at_stop_(worker);
+	evt_worker_rescue_(worker);
+}
+
+void *evt_worker_main_(void *arg)
+{
+	struct evt_worker *worker = arg;
+
+	evt_thread_enter_(worker);
+	/* Even if what runs at the stop ends the thread once more. */
+	pthread_cleanup_push(leave_pool, worker);
+	pthread_cleanup_push(lose_thread, worker);
+	if (evt_worker_run_(worker) == -1)
+		lose_thread(worker);
+	else
+		evt_worker_run_at_stop_(worker);
+	pthread_cleanup_pop(0); /* lose_thread */
+	pthread_cleanup_pop(1); /* leave_pool */
+	return NULL;
+}
