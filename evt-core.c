@@ -34,8 +34,8 @@ WEAK struct addrinfo *getnetinfo(const char *host, int port, int socktype)
 {
 	struct addrinfo *list;
 
-	if (evt_net_resolve_(host, port, socktype, AF_UNSPEC, AI_PASSIVE,
-		    &list) == -1)
+	if (evt_net_resolve_(
+		    host, port, socktype, AF_UNSPEC, AI_PASSIVE, &list) == -1)
 		return NULL;
 	return list;
 }
@@ -193,8 +193,8 @@ WEAK int get_conn_to_host(const char *host, int port, int socktype)
 	int error;
 
 	if (!is_socktype(socktype))
-		return evt_fail_(EINVAL, "get_conn_to_host: socktype %d",
-			socktype);
+		return evt_fail_(
+			EINVAL, "get_conn_to_host: socktype %d", socktype);
 	if (evt_net_resolve_(host, port, socktype, AF_UNSPEC, 0, &list) == -1)
 		return -1;
 	for (ai = list; ai && fd == -1; ai = ai->ai_next)
@@ -203,8 +203,8 @@ WEAK int get_conn_to_host(const char *host, int port, int socktype)
 	error = errno;
 	freeaddrinfo(list);
 	if (fd == -1)
-		return evt_fault_(error, "connecting to %s, port %d", name,
-			port);
+		return evt_fault_(
+			error, "connecting to %s, port %d", name, port);
 	return fd;
 }
 
@@ -222,8 +222,8 @@ WEAK int get_conn_to_addr(struct sockaddr *addr, int port, int socktype)
 	memcpy(&to, addr, len);
 	/* Both families have the port in the same place. */
 	((struct sockaddr_in *)&to)->sin_port = net_port;
-	fd = evt_net_connect_((struct sockaddr *)&to, len, socktype,
-		CONNECT_TIMEOUT_MS);
+	fd = evt_net_connect_(
+		(struct sockaddr *)&to, len, socktype, CONNECT_TIMEOUT_MS);
 	if (fd == -1)
 		return evt_fault_(errno, "connecting to %s",
 			evt_net_text_((struct sockaddr *)&to, text));

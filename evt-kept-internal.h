@@ -10,11 +10,9 @@
 #include <stdbool.h>
 
 struct evt_kept {
-	struct evt_pipe pipe; /* closed (-1) while nothing was ever kept */
+	struct evt_pipe pipe; /* both ends -1 while there is none */
 	struct evt_batch batch;
 };
-
-#define EVT_KEPT_INIT {.pipe = {-1, -1}}
 
 /* 0 or an error number: EAGAIN when it is full. */
 int evt_kept_put_(struct evt_kept *, const struct evt_record *);

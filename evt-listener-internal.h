@@ -44,10 +44,10 @@ struct evt_listener {
 	int64_t paused_at_ms;
 	unsigned long failures;
 
-	atomic_bool paused;      /* evt_listener_nudge_ is welcome */
-	atomic_ulong accepted;   /* counters, written by the boss */
-	atomic_ulong pauses;     /* times that accepting was suspended */
-	atomic_ulong vanished;   /* clients that left before they were accepted */
+	atomic_bool paused;    /* evt_listener_nudge_ is welcome */
+	atomic_ulong accepted; /* counters, written by the boss */
+	atomic_ulong pauses;   /* times that accepting was suspended */
+	atomic_ulong vanished; /* clients that left before they were accepted */
 };
 
 /* Binds and listens. addr is tried alone. 0, or -1, *step naming the call; no

@@ -222,8 +222,8 @@ static enum verdict judge(int error)
 
 static void say_paused(struct evt_listener *listener, int error)
 {
-	unsigned long accepted = atomic_load_explicit(&listener->accepted,
-		memory_order_relaxed);
+	unsigned long accepted = atomic_load_explicit(
+		&listener->accepted, memory_order_relaxed);
 	struct rlimit limit = {0, 0};
 	char reason[64];
 
@@ -261,8 +261,7 @@ static void pause_accepting(struct evt_listener *listener, int error)
 
 static void note_success(struct evt_listener *listener)
 {
-	atomic_fetch_add_explicit(&listener->accepted, 1,
-		memory_order_relaxed);
+	atomic_fetch_add_explicit(&listener->accepted, 1, memory_order_relaxed);
 	if (listener->pause_ms == 0)
 		return;
 	evt_log_(EVT_LOG_INFO,
@@ -283,8 +282,8 @@ static int fail(struct evt_listener *listener, bool own, enum verdict verdict,
 	}
 	if (verdict == BROKEN && own) {
 		event_del(listener->ready);
-		return evt_fail_(error, "accepting on %s has ended",
-			listener->where);
+		return evt_fail_(
+			error, "accepting on %s has ended", listener->where);
 	}
 	return evt_fail_(error, "accept");
 }
@@ -311,8 +310,8 @@ int evt_listener_accept_(struct evt_listener *listener, int fd,
 			break;
 		if (verdict != VANISHED)
 			return fail(listener, own, verdict, errno);
-		atomic_fetch_add_explicit(&listener->vanished, 1,
-			memory_order_relaxed);
+		atomic_fetch_add_explicit(
+			&listener->vanished, 1, memory_order_relaxed);
 	}
 	errno = EAGAIN;
 	return -1;
@@ -335,6 +334,6 @@ void evt_listener_nudge_(struct evt_listener *listener)
 	/* With pause_accepting. A nudge that finds no room is no loss: the
 	 * timer is there. */
 	if (atomic_load_explicit(&listener->paused, memory_order_relaxed))
-		evt_pool_put_(listener->pool, &listener->pool->boss, &record,
-			false);
+		evt_pool_put_(
+			listener->pool, &listener->pool->boss, &record, false);
 }

@@ -6,9 +6,9 @@
 
 #include <stddef.h>
 
-#define EVT_LOG_LINE     512 /* the longest line, its NUL counted */
-#define EVT_LOG_BURST    8   /* the same line so often in one second */
-#define EVT_LOG_FORMAT_  __attribute__((format(printf, 2, 3)))
+#define EVT_LOG_LINE    512 /* the longest line, its NUL counted */
+#define EVT_LOG_BURST   8   /* the same line so often in one second */
+#define EVT_LOG_FORMAT_ __attribute__((format(printf, 2, 3)))
 
 /* One line; errno is kept. */
 void evt_log_(int level, const char *format, ...) EVT_LOG_FORMAT_;

@@ -20,9 +20,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PATH_TEXT 512       /* the longest path looked at below /sys */
-#define MAX_CPUS  (1 << 20) /* more than any kernel has */
-#define MAX_ERRORS 64       /* of earlier answers, passed over in one call */
+#define PATH_TEXT  512       /* the longest path looked at below /sys */
+#define MAX_CPUS   (1 << 20) /* more than any kernel has */
+#define MAX_ERRORS 64        /* of earlier answers, passed over in one call */
 
 /* Addresses */
 
@@ -170,8 +170,8 @@ int evt_net_above_stdio_(int fd)
 
 static int new_socket(int family, int socktype)
 {
-	return evt_net_above_stdio_(socket(family,
-		socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+	return evt_net_above_stdio_(
+		socket(family, socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 }
 
 static int set_option(int fd, int level, int name, int value)
@@ -285,9 +285,8 @@ ssize_t evt_net_receive_(int fd, void *buf, size_t size, int flags,
 	struct evt_net_datagram *datagram)
 {
 	struct iovec part = {.iov_base = buf, .iov_len = size};
-	struct msghdr msg = {.msg_name = &datagram->peer,
-		.msg_iov = &part,
-		.msg_iovlen = 1};
+	struct msghdr msg = {
+		.msg_name = &datagram->peer, .msg_iov = &part, .msg_iovlen = 1};
 	ssize_t len = -1;
 	int tries;
 
@@ -464,8 +463,9 @@ static int line_quota(const char *root, char *line)
 	*path++ = '\0';
 	path[strcspn(path, "\n")] = '\0';
 	version_1 = controllers[1] != '\0';
-	if (version_1 && (strncmp(controllers + 1, "cpu", 3) != 0 ||
-				 strncmp(controllers + 1, "cpuset", 6) == 0))
+	if (version_1 &&
+		(strncmp(controllers + 1, "cpu", 3) != 0 ||
+			strncmp(controllers + 1, "cpuset", 6) == 0))
 		return INT_MAX;
 	if (snprintf(mount, sizeof(mount), "%s/sys/fs/cgroup%s", root,
 		    version_1 ? "/cpu" : "") >= (int)sizeof(mount))

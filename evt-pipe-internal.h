@@ -5,11 +5,11 @@
 #ifndef EVT_PIPE_INTERNAL_H
 #define EVT_PIPE_INTERNAL_H
 
-#include "evt-pool.h"
-
 #include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
+
+struct evt_worker;
 
 enum evt_record_kind {
 	EVT_RECORD_WAKE = 1, /* nothing to do but to look */
@@ -26,7 +26,7 @@ struct evt_record {
 	int16_t events; /* CONN: evt as given */
 	int32_t fd;     /* CONN */
 	uint64_t reserved;
-	evt_task task; /* TASK */
+	void (*task)(struct evt_worker *, void *arg); /* TASK: see evt_task */
 	void *arg;
 };
 

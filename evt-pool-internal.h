@@ -20,6 +20,7 @@
 #define EVT_POOL_INTERNAL_H
 
 #include "evt-pipe-internal.h"
+#include "evt-pool.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -106,7 +107,7 @@ struct evt_pool {
 	int64_t stop_ms;     /* when the stop was asked for */
 
 	pthread_mutex_t rescue_lock; /* the batch of a lost worker */
-	atomic_ulong delivered; /* by workers that have been freed */
+	atomic_ulong delivered;      /* by workers that have been freed */
 };
 
 /* evt-worker.c: one thread, its loop and its inbox. */

@@ -339,8 +339,8 @@ static void free_workers(struct evt_pool *pool, int nr)
 	for (i = 0; i < pool->nr_workers; i++) {
 		struct evt_worker *worker = &pool->workers[i];
 
-		atomic_fetch_add(&pool->delivered,
-			atomic_load(&worker->delivered));
+		atomic_fetch_add(
+			&pool->delivered, atomic_load(&worker->delivered));
 		evt_worker_free_(worker);
 	}
 	atomic_store(&pool->nr_open, 0);
@@ -629,8 +629,8 @@ int evt_worker_post(struct evt_worker *worker, evt_task task, void *arg)
 		return evt_fail_(EINVAL, "evt_worker_post");
 	error = evt_pool_put_(worker->pool, worker, &record, true);
 	if (error)
-		return evt_fail_(error, "evt_worker_post to worker %d",
-			worker->index);
+		return evt_fail_(
+			error, "evt_worker_post to worker %d", worker->index);
 	return 0;
 }
 

@@ -16,13 +16,13 @@ int evt_server_family_(void);
  * nothing starts or stops.
  */
 struct evt_server_ledger {
-	unsigned long accepted;    /* by evt_tcp, on the listener */
-	unsigned long delivered;   /* reached tcb */
-	unsigned long dropped;     /* closed: no worker came, or none was left */
-	unsigned long refused;     /* dispatches that gave -1 */
-	unsigned long pauses;      /* of accepting: nothing left to do it with */
-	unsigned long vanished;    /* clients that left before evt_tcp */
-	unsigned long truncated;   /* datagrams longer than the buffer */
+	unsigned long accepted;  /* by evt_tcp, on the listener */
+	unsigned long delivered; /* reached tcb */
+	unsigned long dropped;   /* closed: no worker came, or none was left */
+	unsigned long refused;   /* dispatches that gave -1 */
+	unsigned long pauses;    /* of accepting: nothing left to do it with */
+	unsigned long vanished;  /* clients that left before evt_tcp */
+	unsigned long truncated; /* datagrams longer than the buffer */
 	unsigned long unreachable; /* earlier answers that met a closed port */
 };
 

@@ -53,7 +53,7 @@ static struct {
 	struct evt_listener listener;
 } server = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
-	.kept = EVT_KEPT_INIT,
+	.kept = {.pipe = {-1, -1}},
 	.listener = {.fd = -1, .port = -1},
 };
 
@@ -65,8 +65,8 @@ static void deliver(struct evt_worker *worker, const struct evt_record *record)
 
 static bool is_listening_socket(int fd)
 {
-	return fd == atomic_load_explicit(&server.listener.fd,
-			      memory_order_relaxed);
+	return fd ==
+		atomic_load_explicit(&server.listener.fd, memory_order_relaxed);
 }
 
 /* The listening socket of a UDP server travels in records, but stays. */
@@ -312,8 +312,8 @@ int evt_server_init(int port, int socktype)
 	if (port < 0 || port > 65535)
 		return evt_fail_(EINVAL, "evt_server_init: port %d", port);
 	if (socktype != SOCK_STREAM && socktype != SOCK_DGRAM)
-		return evt_fail_(EINVAL, "evt_server_init: socktype %d",
-			socktype);
+		return evt_fail_(
+			EINVAL, "evt_server_init: socktype %d", socktype);
 	lock_server();
 	if (!await_idle()) {
 		result = evt_fail_(EBUSY, "evt_server_init: the server runs");
@@ -361,8 +361,8 @@ static int open_listener(void)
 		in.sin_port = htons((uint16_t)evt_net_addr_port_(addr));
 		if (evt_listener_open_(&server.listener, (struct sockaddr *)&in,
 			    sizeof(in), server.socktype, &step4) == 0) {
-			evt_log_(EVT_LOG_WARN,
-				"%s %s: %s; serving IPv4 alone", step, where,
+			evt_log_(EVT_LOG_WARN, "%s %s: %s; serving IPv4 alone",
+				step, where,
 				strerror_r(error, reason, sizeof(reason)));
 			return 0;
 		}
@@ -463,7 +463,8 @@ int evt_server_grace_ms(int ms)
 	if (ms < -1)
 		return evt_fail_(EINVAL, "evt_server_grace_ms %d", ms);
 	if (evt_forked_())
-		return evt_fail_(EPERM, "evt_server_grace_ms in a forked child");
+		return evt_fail_(
+			EPERM, "evt_server_grace_ms in a forked child");
 	lock_server();
 	evt_pool_set_grace_(&server.pool, ms);
 	unlock_server();
@@ -494,8 +495,8 @@ struct addrinfo *evt_server_addrinfo_(void)
 
 /* For callbacks */
 
-static void copy_peer(struct sockaddr *dest, struct sockaddr_storage *peer,
-	socklen_t len)
+static void copy_peer(
+	struct sockaddr *dest, struct sockaddr_storage *peer, socklen_t len)
 {
 	int family = evt_server_family_();
 
@@ -534,8 +535,8 @@ int evt_udp(sockfd_t fd, char *buf, int size, int flags, struct sockaddr *sock)
 	if (size < 0 || (size > 0 && !buf))
 		return evt_fail_(EINVAL, "evt_udp: buffer of %d bytes", size);
 	len = evt_net_receive_(fd, buf, (size_t)size, flags, &datagram);
-	atomic_fetch_add_explicit(&server.unreachable, datagram.errors,
-		memory_order_relaxed);
+	atomic_fetch_add_explicit(
+		&server.unreachable, datagram.errors, memory_order_relaxed);
 	/* A stop shuts the socket down: that looks like an empty datagram, but
 	 * from nobody. */
 	if (atomic_load(&server.pool.hurry) &&
@@ -598,15 +599,14 @@ static int keep_or_put(const struct evt_record *record)
 
 int evt_thread_dispatch(sockfd_t conn, short evt, void *arg)
 {
-	const struct evt_record record = {.kind = EVT_RECORD_CONN,
-		.events = evt,
-		.fd = conn,
-		.arg = arg};
+	const struct evt_record record = {
+		.kind = EVT_RECORD_CONN, .events = evt, .fd = conn, .arg = arg};
 	struct evt_worker *self = evt_thread_self_();
 	int error = ENOTCONN;
 
 	if (evt_forked_())
-		return evt_fail_(EPERM, "evt_thread_dispatch in a forked child");
+		return evt_fail_(
+			EPERM, "evt_thread_dispatch in a forked child");
 	if (conn < 0)
 		return evt_fail_(EBADF, "evt_thread_dispatch of %d", conn);
 	if (atomic_load(&server.workers) == STARTED)

@@ -65,7 +65,8 @@ static struct event_base *new_base(void)
 
 static void on_inbox(evutil_socket_t fd, short what, void *arg);
 
-int evt_worker_init_(struct evt_worker *worker, struct evt_pool *pool, int index)
+int evt_worker_init_(
+	struct evt_worker *worker, struct evt_pool *pool, int index)
 {
 	memset(worker, 0, sizeof(*worker));
 	worker->pool = pool;
@@ -120,8 +121,8 @@ static void register_fork_handler(void)
 	pthread_atfork(NULL, NULL, after_fork_in_child);
 }
 
-int evt_worker_start_(struct evt_worker *worker, void *(*main)(void *),
-	void *arg)
+int evt_worker_start_(
+	struct evt_worker *worker, void *(*main)(void *), void *arg)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	sigset_t blocked;
@@ -171,10 +172,10 @@ static void deliver(struct evt_worker *worker, const struct evt_record *record)
 	struct evt_pool *pool = worker->pool;
 	unsigned long delivered;
 
-	delivered = atomic_load_explicit(&worker->delivered,
-		memory_order_relaxed);
-	atomic_store_explicit(&worker->delivered, delivered + 1,
-		memory_order_relaxed);
+	delivered = atomic_load_explicit(
+		&worker->delivered, memory_order_relaxed);
+	atomic_store_explicit(
+		&worker->delivered, delivered + 1, memory_order_relaxed);
 	evt_worker_serving_(worker, record->fd);
 	if (atomic_load(&pool->hurry))
 		pool->hooks->cut(pool, record->fd);
@@ -253,7 +254,8 @@ int evt_worker_run_(struct evt_worker *worker)
 	return worker->done ? 0 : -1;
 }
 
-int evt_worker_at_stop_(struct evt_worker *worker, void (*fn)(void *), void *arg)
+int evt_worker_at_stop_(
+	struct evt_worker *worker, void (*fn)(void *), void *arg)
 {
 	struct evt_at_stop *entry;
 
