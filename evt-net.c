@@ -80,15 +80,15 @@ int evt_net_port_(int fd)
 static int errno_of_gai(int result)
 {
 	switch (result) {
-	case EAI_SYSTEM:
-		return errno;
 	case EAI_MEMORY:
 		return ENOMEM;
 	case EAI_NONAME:
+	case EAI_NODATA:
 		return ENOENT;
 	case EAI_AGAIN:
 		return ETIMEDOUT;
 	case EAI_FAMILY:
+	case EAI_ADDRFAMILY:
 		return EAFNOSUPPORT;
 	case EAI_SERVICE:
 	case EAI_SOCKTYPE:
@@ -117,7 +117,7 @@ int evt_net_resolve_(const char *host, int port, int socktype, int family,
 	*list = NULL;
 	result = getaddrinfo(host, service, &hints, list);
 	if (result == EAI_SYSTEM)
-		return evt_fail_(errno, "resolving %s", name);
+		return evt_fault_(errno, "resolving %s", name);
 	if (result != 0) {
 		error = errno_of_gai(result);
 		evt_log_(EVT_LOG_ERROR, "resolving %s: %s", name,

@@ -286,8 +286,7 @@ static int prepare(int port, int socktype)
 	}
 	if (server.ai)
 		freeaddrinfo(server.ai);
-	else
-		atomic_store(&server.workers, NOT_YET);
+	atomic_store(&server.workers, NOT_YET);
 	server.ai = ai;
 	server.socktype = socktype;
 	atomic_store(&server.family, family);
