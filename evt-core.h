@@ -46,9 +46,9 @@ int serialize_addr(struct sockaddr *src, char *dest, int size);
 
 /*
  * The inverse, from the size bytes at src. Returns the number consumed; 0, and
- * nothing written and no line, when there are too few, the family is another, or
- * dest is too small for it: it has get_sockaddr_size() bytes, before
- * init room for IPv6.
+ * nothing written and no line, when there are too few, the family is another,
+ * or dest is too small for it: it has get_sockaddr_size() bytes, before init
+ * room for IPv6.
  */
 int deserialize_addr(char *src, struct sockaddr *dest, int size);
 

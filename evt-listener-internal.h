@@ -40,7 +40,7 @@ struct evt_listener {
 	struct event *resume;
 
 	/* The boss alone: the pause for want of descriptors or memory. */
-	int pause_ms; /* the last one's length; 0: there is none */
+	long pause_ms; /* the last one's length; 0: there is none */
 	int64_t paused_at_ms;
 	unsigned long failures;
 

@@ -20,8 +20,8 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define PAUSE_MIN_MS 10
-#define PAUSE_MAX_MS 100
+#define PAUSE_MIN_MS 10L
+#define PAUSE_MAX_MS 100L
 
 int evt_listener_open_(struct evt_listener *listener,
 	const struct sockaddr *addr, socklen_t len, int socktype,

@@ -25,7 +25,7 @@ int evt_net_addr_port_(const struct sockaddr *addr);
 /* The port that fd is bound to, -1 if it has none. */
 int evt_net_port_(int fd);
 
-/* getaddrinfo for a list that is never empty: 0, or -1 with errno and a line. */
+/* getaddrinfo(3); the list is never empty. 0, or -1 with errno and a line. */
 int evt_net_resolve_(const char *host, int port, int socktype, int family,
 	int flags, struct addrinfo **list);
 

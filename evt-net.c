@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -59,7 +60,8 @@ socklen_t evt_net_addr_len_(int family)
 
 int evt_net_addr_port_(const struct sockaddr *addr)
 {
-	struct sockaddr_in in; /* both families have the port in one place */
+	/* Both families have the port in one place. */
+	struct sockaddr_in in = {0};
 
 	if (evt_net_addr_len_(addr->sa_family) == 0)
 		return -1;
@@ -231,8 +233,16 @@ static int read_numbers(const char *path, long long number[2])
 
 	if (!file)
 		return 0;
-	if (fgets(line, sizeof(line), file))
-		found = sscanf(line, "%lld %lld", &number[0], &number[1]);
+	if (fgets(line, sizeof(line), file)) {
+		char *from = line;
+		char *end;
+
+		for (; found < 2; found++, from = end) {
+			number[found] = strtoll(from, &end, 10);
+			if (end == from)
+				break;
+		}
+	}
 	fclose(file);
 	return found;
 }

@@ -12,7 +12,7 @@
  *	RUNNING		the boss runs, and workers perhaps
  *	STOPPING	asked for; the boss leaves its loop
  *	ENDED		nothing more is taken; the workers empty their pipes
- *	GONE		all threads are out but for the boss, which is about to be
+ *	GONE		all threads are out, the boss is about to be
  *
  * Functions return 0 or -1 with errno and a line, unless said otherwise.
  */

@@ -19,7 +19,7 @@
  *		A call that gives a pointer gives NULL where there is none.
  * NULL		A NULL worker, pool or task is refused with EINVAL.
  * Ownership	Pools and workers are the library's, and valid until the pool
- *		has stopped: a thread of the program's must not use one any longer.
+ *		has stopped: no thread of the program's may use one after that.
  *		arg is the program's; when a call gave -1, nothing was taken.
  * Threads	Any thread may call anything.
  * Callbacks	Tasks run on their worker, in the order in which one thread

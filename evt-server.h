@@ -26,12 +26,12 @@
  *		lock. They may block: the others go on. They may call whatever
  *		is here, evt_server_stop too.
  * Ownership	What a call did not take, because it returned -1, is still
- *		the caller's. A connection given to tcb is tcb's to close. Nothing
- *		that the library did not make or take is ever closed by it.
+ *		the caller's. A connection given to tcb is tcb's to close.
+ *		Nothing that the library did not make or take is closed by it.
  * Signals	The library installs no handler. Its threads block every signal
  *		but those that a fault raises (and SIGPROF), SIGPIPE among the
  *		blocked: a write to a client that left gives EPIPE. A callback
- *		that forks and executes another program unblocks them in the child.
+ *		that forks and executes a program unblocks them in the child.
  * Descriptors	All close-on-exec, none below 3.
  * fork		In a child forked while the server runs every call gives EPERM
  *		and evt_server_stop does nothing; the parent is not affected.
@@ -93,10 +93,10 @@ int evt_server_start(evt_callback cb, void *arg);
 int evt_server_threads(evt_callback tcb, int nr);
 
 /*
- * Stops accepting, lets every connection that was dispatched reach tcb,
- * waits for running callbacks, ends all threads and frees everything: as
- * before init. Clients still in the kernel's queue are reset. Does nothing
- * before init or a second time; of several threads one does it, the others wait.
+ * Stops accepting, lets every connection that was dispatched reach tcb, waits
+ * for running callbacks, ends all threads and frees everything: as before init.
+ * Clients still in the kernel's queue are reset. Does nothing before init or a
+ * second time; of several threads one does it, the others wait.
  *
  * Callbacks still running when the grace (evt_server_grace_ms) ends find their
  * connection shut down, and so do those still queued; only sockets whose local
@@ -121,8 +121,8 @@ int evt_server_port(void);
 
 /*
  * Accepts one connection from fd: a blocking, close-on-exec socket. The peer's
- * address goes to sock, of which get_sockaddr_size() bytes are written; or NULL.
- * -1: EAGAIN when nobody waits. When descriptors or memory have run
+ * address goes to sock (or NULL), of which get_sockaddr_size() bytes are
+ * written. -1: EAGAIN when nobody waits. When descriptors or memory have run
  * out (EMFILE, ENFILE, ENOBUFS, ENOMEM) the listener pauses, 10 ms and then up
  * to 100 ms, or until evt_close frees a descriptor; the clients wait in the
  * kernel's queue, and one line tells of the whole episode.
