@@ -61,7 +61,7 @@ socklen_t evt_net_addr_len_(int family)
 int evt_net_addr_port_(const struct sockaddr *addr)
 {
 	/* Both families have the port in one place. */
-	struct sockaddr_in in = {0};
+	struct sockaddr_in in;
 
 	if (evt_net_addr_len_(addr->sa_family) == 0)
 		return -1;
@@ -71,7 +71,7 @@ int evt_net_addr_port_(const struct sockaddr *addr)
 
 int evt_net_port_(int fd)
 {
-	struct sockaddr_storage addr;
+	struct sockaddr_storage addr = {0};
 	socklen_t len = sizeof(addr);
 
 	if (getsockname(fd, (struct sockaddr *)&addr, &len) == -1)
