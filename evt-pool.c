@@ -453,6 +453,17 @@ static void join_boss(struct evt_pool *pool)
 	set_phase(pool, EVT_POOL_IDLE);
 }
 
+static void cut_boss(struct evt_pool *pool)
+{
+	int fd = atomic_load(&pool->boss.serving);
+
+	evt_log_(EVT_LOG_WARN,
+		"stopping: the grace is over, the listener's callback still "
+		"running");
+	if (fd != -1)
+		pool->hooks->cut(pool, fd);
+}
+
 /* The boss sees to the workers' grace, whoever waits for the boss to its. */
 void evt_pool_await_end_(struct evt_pool *pool, unsigned generation)
 {
@@ -469,13 +480,12 @@ void evt_pool_await_end_(struct evt_pool *pool, unsigned generation)
 		}
 		in_time = await_change(pool,
 			cut || !pool->boss_in_loop ? -1 : grace_end(pool));
-		if (!in_time) {
-			int fd = atomic_load(&pool->boss.serving);
-
-			cut = true;
-			if (fd != -1)
-				pool->hooks->cut(pool, fd);
-		}
+		if (in_time || !pool->boss_in_loop)
+			continue;
+		cut = true;
+		pthread_mutex_unlock(&pool->lock);
+		cut_boss(pool);
+		pthread_mutex_lock(&pool->lock);
 	}
 	pthread_mutex_unlock(&pool->lock);
 }
