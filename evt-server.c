@@ -352,8 +352,12 @@ static int open_listener(void)
 	int error;
 
 	if (evt_listener_open_(&server.listener, addr, server.ai->ai_addrlen,
-		    server.socktype, &step) == 0)
+		    server.socktype, &step) == 0) {
+		if (addr->sa_family == AF_INET)
+			evt_log_(EVT_LOG_INFO,
+				"no IPv6 on this machine: serving IPv4 alone");
 		return 0;
+	}
 	error = errno;
 	evt_net_text_(addr, where);
 	if (addr->sa_family == AF_INET6) {
