@@ -271,11 +271,11 @@ static int benchmark(long count)
 		end_server(pid);
 		return 1;
 	}
-	printf("%ld connections, 4 in flight\n\n", count);
+	printf("Flood 1 of 3: 4 in flight\n\n");
 	ok = flood(flooder, port, count, 4);
-	printf("%ld connections, 64 in flight\n\n", count);
+	printf("Flood 2 of 3: 64 in flight\n\n");
 	ok &= flood(flooder, port, count, 64);
-	printf("%ld connections, %ld open at once\n\n", count, count);
+	printf("Flood 3 of 3: all open at once\n\n");
 	ok &= flood(flooder, port, count, count);
 	ok &= end_server(pid);
 	return ok ? 0 : 1;
