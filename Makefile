@@ -20,6 +20,7 @@ MANDIR     ?= $(PREFIX)/share/man
 CFLAGS     ?= -O2 -g
 PKG_CONFIG ?= pkg-config
 INSTALL    ?= install
+LDCONFIG   ?= ldconfig
 VERSION    := 0.1.0
 VARIANT    :=
 V          ?=
@@ -92,7 +93,7 @@ once = $(eval $1 := $2)$($1)
 WARN := -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wvla -Wformat=2 \
 	-Wnull-dereference -Wstrict-prototypes -Wmissing-prototypes -Wundef
 
-# Those of these that the compiler knows: gcc 12 all, clang 14 not the last two.
+# As far as the compiler knows them: gcc 12 all, clang 14 not the last two.
 # _FORTIFY_SOURCE needs optimisation, and a packager may bring his own.
 harden_flags := -fstack-protector-strong -fstack-clash-protection \
 	-fcf-protection=full -fno-strict-overflow \
@@ -119,7 +120,7 @@ cmocka_libs   = $(call once,cmocka_libs,$(shell $(PKG_CONFIG) --libs \
 sanitize := -fno-omit-frame-pointer -fno-sanitize-recover=all
 asan_gcc   := $(sanitize) -fsanitize=address,undefined,float-cast-overflow
 asan_clang := $(asan_gcc),implicit-conversion
-asan_cc     = $(call once,asan_cc,$(shell echo 'int main(void) { return 0; }' | \
+asan_cc     = $(call once,asan_cc,$(shell echo 'int main(void){return 0;}' | \
 	clang $(asan_clang) -x c -o /dev/null - 2>/dev/null && echo clang))
 
 variant_asan       := $(SANITIZE)
@@ -136,7 +137,8 @@ compile    = $(CC) $(base_flags) $(WARN) $(kind) -MMD -MP $(user_flags)
 link       = $(CC) -pthread $(variant_flags) $(HARDEN_LINK) $(CFLAGS) $(LDFLAGS)
 
 kind = -fPIE
-$(lib_obj): kind = -fPIC $(if $(VARIANT),,-Wframe-larger-than=4096)
+$(lib_obj): kind = -fPIC $(if \
+	$(filter %san,$(VARIANT)),,-Wframe-larger-than=4096)
 $(examples:$P%=$B/obj/%.o): kind = -fPIE -Werror
 $(suite_obj): kind = -fPIE $(cmocka_cflags) -Wno-missing-prototypes
 
@@ -212,7 +214,8 @@ comma := ,
 
 .PHONY: check check-suites check-asan check-tsan check-valgrind check-symbols \
 	check-layers check-rows check-install flood bench
-tested = $(TESTS:%=$B/test/%) $(programs) $(examples)
+tested = $(TESTS:%=$B/test/%) $(programs) $(examples) \
+	$(if $(VARIANT),,$(shared))
 
 ## check: build everything, run the tests (TESTS="test_log ..." for some only)
 check: all check-suites check-symbols check-layers check-rows
@@ -326,14 +329,15 @@ install: all
 	ln -sf $(soname) $(DESTDIR)$(LIBDIR)/libevtserver.so
 	echo "$$pkgconfig" >$(DESTDIR)$(LIBDIR)/pkgconfig/evtserver.pc
 	$(foreach page,$(manuals),$(INSTALL) -D -m 644 $(page) $(call manual,$(page));)
+	@test -n '$(DESTDIR)' || $(LDCONFIG) 2>/dev/null || true
 manual = $(DESTDIR)$(MANDIR)/man$(subst .,,$(suffix $1))/$(notdir $1)
 
 ## uninstall: remove what install has put there
 uninstall:
 	rm -f $(headers:%=$(DESTDIR)$(INCLUDEDIR)/%)
 	rm -f $(patsubst %,$(DESTDIR)$(LIBDIR)/%,libevtserver.a $(soname) \
-		libevtserver.so pkgconfig/evtserver.pc)
-	rm -f $(foreach page,$(manuals),$(call manual,$(page)))
+		libevtserver.so pkgconfig/evtserver.pc) \
+		$(foreach page,$(manuals),$(call manual,$(page)))
 
 ## check-install: install into build/install, build a program with it, run it
 check-install: all

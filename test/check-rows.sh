@@ -1,5 +1,5 @@
 #!/bin/sh
-# check-rows.sh: prints the rows with an asterisk in test/faults.txt that no file
+# check-rows.sh: prints the rows of test/faults.txt with an asterisk that no file
 # in test/ mentions by its ID, and fails if there is one.
 status=0
 for id in $(sed -n 's/^\([A-Z][0-9][0-9]\)\*.*/\1/p' test/faults.txt); do

@@ -106,7 +106,8 @@ valgrind)
 		tool="$tool --suppressions=test/valgrind.supp" ;;
 esac
 limit=${LIMIT:-$limit}
-export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:${ASAN_OPTIONS-}"
+export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:\
+${ASAN_OPTIONS-}"
 export LSAN_OPTIONS="$lsan"
 export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS-}"
 export TSAN_OPTIONS="halt_on_error=0 exitcode=66 second_deadlock_stack=1
@@ -116,7 +117,9 @@ logs=build/log/$EVT_UNDER
 rm -rf "$logs"
 mkdir -p "$logs"
 export tool no_aslr limit logs
-trap 'cut -d " " -f 2 "$logs"/*.pids 2>/dev/null | xargs kill; exit 130' INT TERM
+# A suite is in a group of its own, so that a hang takes its children along.
+trap 'cut -d " " -f 2 "$logs"/*.pids 2>/dev/null | xargs kill 2>/dev/null; exit 130' \
+	INT TERM
 
 start=$(date +%s)
 printf '%s\n' "$@" | xargs -n 1 -P "${JOBS:-$(getconf _NPROCESSORS_ONLN)}" \
@@ -126,8 +129,9 @@ seconds=$(($(date +%s) - start))
 skipped=$(unexpected_skips)
 [ -z "$skipped" ] || echo "skipped, but not in test/skips-allowed.txt:" $skipped
 failed=$(cat "$logs"/*.failed 2>/dev/null)
-echo "==== $EVT_UNDER: $# suites, $(cat "$logs"/*.log | grep -c '^\[       OK') \
-tests passed, $(tests FAILED | wc -l) failed, $(tests SKIPPED | wc -l) skipped \
-in $seconds s"
+passed=$(cat "$logs"/*.log | grep -c '^\[       OK')
+echo "==== $EVT_UNDER: $# suites, $passed tests passed," \
+	"$(tests FAILED | wc -l) failed, $(tests SKIPPED | wc -l) skipped" \
+	"in $seconds s"
 [ -z "$failed" ] || { echo "$failed"; exit 1; }
 [ -z "$skipped" ] || [ "${CI-}" != true ]
