@@ -237,13 +237,14 @@ void evt_server_stop(void)
 	if (evt_forked_())
 		return;
 	lock_server();
+	/* Before the phase: that run may be over between the two looks. */
+	generation = evt_pool_generation_(&server.pool);
 	if (evt_pool_phase_(&server.pool) == EVT_POOL_IDLE) {
 		if (server.ai)
 			release();
 		unlock_server();
 		return;
 	}
-	generation = evt_pool_generation_(&server.pool);
 	evt_pool_request_stop_(&server.pool);
 	unlock_server();
 	if (!self)
@@ -259,8 +260,8 @@ void evt_server_stop(void)
 static bool await_idle(void)
 {
 	for (;;) {
-		int phase = evt_pool_phase_(&server.pool);
 		unsigned generation = evt_pool_generation_(&server.pool);
+		int phase = evt_pool_phase_(&server.pool);
 
 		if (phase == EVT_POOL_IDLE)
 			return true;
