@@ -25,13 +25,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#define LEDGER_TEST(fn)                                                        \
-	{                                                                      \
-		#fn, fn, ledger_open, ledger_close, (void *)#fn                \
+#define LEDGER_TEST(fn)                                         \
+	{                                                       \
+#fn, fn, ledger_open, ledger_close, (void *)#fn \
 	}
 
 /* Runs the tests; the way main ends: return ledger_run("log", tests). */
-#define ledger_run(name, tests)                                                \
+#define ledger_run(name, tests) \
 	(ledger_begin(), cmocka_run_group_tests_name(name, tests, NULL, NULL))
 
 void ledger_begin(void);
@@ -60,27 +60,27 @@ void fail_allocation(int n, bool from_then_on);
 bool fault_reached(void);
 
 /* True once condition is, within 10 s (more under a tool); looks each ms. */
-#define WAIT_FOR(condition)                                                    \
-	__extension__({                                                        \
-		int64_t wait_until_ = now_ms() + 10000 * slowness();           \
-		while (!(condition) && now_ms() < wait_until_)                 \
-			usleep(1000);                                          \
-		(condition);                                                   \
+#define WAIT_FOR(condition)                                          \
+	__extension__({                                              \
+		int64_t wait_until_ = now_ms() + 10000 * slowness(); \
+		while (!(condition) && now_ms() < wait_until_)       \
+			usleep(1000);                                \
+		(condition);                                         \
 	})
 
-int64_t now_ms(void);    /* monotonic */
-int64_t cpu_ms(void);    /* of this process, user and system */
+int64_t now_ms(void);          /* monotonic */
+int64_t cpu_ms(void);          /* of this process, user and system */
 long voluntary_switches(void); /* of all threads of this process */
 
 /* For code in a forked child, or on another thread: says where, and ends the
  * process with status 1. */
-#define CHECK(condition)                                                       \
-	do {                                                                   \
-		if (!(condition)) {                                            \
-			fprintf(stderr, "%s:%d: not true: %s (errno %d)\n",    \
-				__FILE__, __LINE__, #condition, errno);        \
-			_exit(1);                                              \
-		}                                                              \
+#define CHECK(condition)                                                    \
+	do {                                                                \
+		if (!(condition)) {                                         \
+			fprintf(stderr, "%s:%d: not true: %s (errno %d)\n", \
+				__FILE__, __LINE__, #condition, errno);     \
+			_exit(1);                                           \
+		}                                                           \
 	} while (0)
 
 /*
@@ -97,13 +97,13 @@ void log_forget(void);
 void log_catch(void); /* again, after a test's own hook */
 
 /* Clients. Blocking sockets; -1 and errno when it fails. */
-int connect_to(int port);               /* 127.0.0.1 */
+int connect_to(int port);                    /* 127.0.0.1 */
 int connect_to_ip(const char *ip, int port); /* TCP, v4 or v6 */
-int udp_to(int port);                   /* a connected UDP socket, 127.0.0.1 */
+int udp_to(int port); /* a connected UDP socket, 127.0.0.1 */
 bool send_all(int fd, const void *data, size_t len);
 bool receive_all(int fd, void *data, size_t len); /* within 10 s */
-bool at_end(int fd);                    /* end of stream or a reset, in 10 s */
-void close_with_reset(int fd);          /* SO_LINGER 0 */
-bool refused(int port);                 /* nobody listens there */
+bool at_end(int fd);           /* end of stream or a reset, in 10 s */
+void close_with_reset(int fd); /* SO_LINGER 0 */
+bool refused(int port);        /* nobody listens there */
 
 #endif /* LEDGER_H */
