@@ -215,8 +215,10 @@ void evt_log_(int level, const char *format, ...)
 	errno = error;
 }
 
-__attribute__((format(printf, 2, 0))) static void log_fault(
-	int error, const char *format, va_list args)
+static void log_fault(int error, const char *format, va_list args)
+	__attribute__((format(printf, 2, 0)));
+
+static void log_fault(int error, const char *format, va_list args)
 {
 	char text[EVT_LOG_LINE];
 	char reason[64];
