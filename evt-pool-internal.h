@@ -144,7 +144,8 @@ int evt_worker_at_stop_(struct evt_worker *, void (*fn)(void *), void *arg);
 /* Passes on what lies in the pipe of a lost worker. Any thread. */
 void evt_worker_rescue_(struct evt_worker *);
 
-/* In a callback: fd (-1: nothing) is in its hands from now on. */
+/* In a callback: fd (-1: nothing) is in its hands from now on; if the grace is
+ * over already, it is cut. */
 void evt_worker_serving_(struct evt_worker *, int fd);
 
 /*

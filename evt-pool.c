@@ -455,11 +455,14 @@ static void join_boss(struct evt_pool *pool)
 
 static void cut_boss(struct evt_pool *pool)
 {
-	int fd = atomic_load(&pool->boss.serving);
+	int fd;
 
 	evt_log_(EVT_LOG_WARN,
 		"stopping: the grace is over, the listener's callback still "
 		"running");
+	/* With evt_worker_serving_. */
+	atomic_store(&pool->hurry, true);
+	fd = atomic_load(&pool->boss.serving);
 	if (fd != -1)
 		pool->hooks->cut(pool, fd);
 }

@@ -531,6 +531,7 @@ int evt_tcp(sockfd_t fd, struct sockaddr *sock)
 
 int evt_udp(sockfd_t fd, char *buf, int size, int flags, struct sockaddr *sock)
 {
+	struct evt_worker *self = evt_thread_self_();
 	struct evt_net_datagram datagram;
 	ssize_t len;
 
@@ -538,6 +539,8 @@ int evt_udp(sockfd_t fd, char *buf, int size, int flags, struct sockaddr *sock)
 		return evt_fail_(EPERM, "evt_udp in a forked child");
 	if (size < 0 || (size > 0 && !buf))
 		return evt_fail_(EINVAL, "evt_udp: buffer of %d bytes", size);
+	if (self && self->index == -1)
+		evt_worker_serving_(self, fd);
 	len = evt_net_receive_(fd, buf, (size_t)size, flags, &datagram);
 	atomic_fetch_add_explicit(
 		&server.unreachable, datagram.errors, memory_order_relaxed);

@@ -162,9 +162,14 @@ void evt_callback_end_(struct evt_worker *worker, int state)
 
 void evt_worker_serving_(struct evt_worker *worker, int fd)
 {
-	/* With hurry: the worker says what it serves and then looks whether to
-	 * hurry; the boss says to hurry and then looks what is served. */
+	struct evt_pool *pool = worker->pool;
+
+	/* With hurry: here it is said what is served, and then looked whether
+	 * the grace is over; there it is said that it is over, and then looked
+	 * what is served. */
 	atomic_store(&worker->serving, fd);
+	if (fd != -1 && atomic_load(&pool->hurry))
+		pool->hooks->cut(pool, fd);
 }
 
 static void deliver(struct evt_worker *worker, const struct evt_record *record)
@@ -177,8 +182,6 @@ static void deliver(struct evt_worker *worker, const struct evt_record *record)
 	atomic_store_explicit(
 		&worker->delivered, delivered + 1, memory_order_relaxed);
 	evt_worker_serving_(worker, record->fd);
-	if (atomic_load(&pool->hurry))
-		pool->hooks->cut(pool, record->fd);
 	pool->hooks->deliver(worker, record);
 	evt_worker_serving_(worker, -1);
 }
