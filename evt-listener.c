@@ -28,16 +28,26 @@ int evt_listener_open_(struct evt_listener *listener,
 	const char **step)
 {
 	int fd = evt_net_bind_(addr, len, socktype, step);
+	int port;
+	int error;
 
 	if (fd == -1)
 		return -1;
+	port = evt_net_port_(fd);
+	if (port == -1) {
+		*step = "getsockname";
+		error = errno;
+		close(fd);
+		errno = error;
+		return -1;
+	}
 	listener->socktype = socktype;
 	listener->state = EVT_LISTENER_OPEN;
 	evt_net_text_(addr, listener->where);
 	atomic_store(&listener->accepted, 0);
 	atomic_store(&listener->pauses, 0);
 	atomic_store(&listener->vanished, 0);
-	atomic_store(&listener->port, evt_net_port_(fd));
+	atomic_store(&listener->port, port);
 	atomic_store(&listener->fd, fd);
 	return 0;
 }

@@ -58,8 +58,9 @@ struct evt_worker {
 	/* The worker's thread alone; the rescuer's once lost is set. */
 	struct evt_batch batch;
 	struct evt_at_stop *at_stop;
-	bool done;   /* the loop is to be left, or has been */
-	bool broken; /* the pipe has failed */
+	bool done;           /* the loop is to be left, or has been */
+	bool broken;         /* the pipe has failed */
+	bool reads_directly; /* where no event of the program's is waited for */
 
 	/* Any thread; written by the worker's own. */
 	atomic_int serving;     /* a descriptor in a callback's hands, or -1 */
@@ -90,8 +91,8 @@ struct evt_pool {
 
 	atomic_int phase;   /* enum evt_pool_phase */
 	atomic_int nr_open; /* nr_workers, once all have started */
-	atomic_uint next;   /* round robin */
-	atomic_int users;   /* threads inside put; the boss waits for none */
+	atomic_ulong users; /* threads inside put: the lower half; how often
+			       one came for any worker: the upper half */
 	atomic_int waiters; /* of these, those waiting for room */
 	atomic_bool hurry;  /* the grace is over */
 
@@ -112,11 +113,22 @@ struct evt_pool {
 
 /* evt-worker.c: one thread, its loop and its inbox. */
 
+#define EVT_HIDDEN_ __attribute__((visibility("hidden")))
+
+extern EVT_HIDDEN_ _Thread_local struct evt_worker *evt_self_;
+extern EVT_HIDDEN_ atomic_bool evt_is_forked_;
+
 /* The worker or boss that the caller runs on, NULL elsewhere. */
-struct evt_worker *evt_thread_self_(void);
+static inline struct evt_worker *evt_thread_self_(void)
+{
+	return evt_self_;
+}
 
 /* True in a child that was forked while library threads ran. */
-bool evt_forked_(void);
+static inline bool evt_forked_(void)
+{
+	return atomic_load_explicit(&evt_is_forked_, memory_order_relaxed);
+}
 
 /* The loop and the pipe; the thread comes later. errno, and no line. */
 int evt_worker_init_(struct evt_worker *, struct evt_pool *, int index);

@@ -86,16 +86,31 @@ void evt_pool_set_grace_(struct evt_pool *pool, int ms)
 
 /* Choosing and putting */
 
-static void enter(struct evt_pool *pool)
+/*
+ * One counter has two halves, since each atomic operation on it counts: who is
+ * inside, and, for the round robin, how many came for any worker.
+ */
+#define HALF     (sizeof(unsigned long) * 4)
+#define ONE_USER 1UL
+#define ONE_TURN (1UL << HALF)
+
+static bool has_users(struct evt_pool *pool)
 {
-	/* With await_users: in before the phase is looked at. */
-	atomic_fetch_add(&pool->users, 1);
+	return (atomic_load(&pool->users) & (ONE_TURN - 1)) != 0;
+}
+
+/* In before the phase is looked at: with take_nothing_more. Returns the turn. */
+static unsigned long enter(struct evt_pool *pool, bool for_any)
+{
+	return atomic_fetch_add(&pool->users,
+		       for_any ? ONE_TURN + ONE_USER : ONE_USER) >>
+		HALF;
 }
 
 static void leave(struct evt_pool *pool)
 {
-	if (atomic_fetch_sub(&pool->users, 1) == 1 &&
-		atomic_load(&pool->phase) >= EVT_POOL_ENDED)
+	atomic_fetch_sub(&pool->users, ONE_USER);
+	if (atomic_load(&pool->phase) >= EVT_POOL_ENDED && !has_users(pool))
 		evt_pool_tell_(pool);
 }
 
@@ -126,25 +141,25 @@ static int put_to(struct evt_worker *worker, const struct evt_record *record)
 		return ENXIO;
 	if (evt_pipe_put_(&worker->pipe, record) == -1)
 		return errno;
-	/* With lose_thread: written, and then looked whether it is lost. */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (atomic_load_explicit(&worker->lost, memory_order_relaxed))
+	/* With lose_thread, which says that it is lost and then empties the
+	 * pipe: either it finds this record, or, the pipe's own lock being
+	 * between the two, it is seen here that it is lost. */
+	if (atomic_load_explicit(&worker->lost, memory_order_acquire))
 		evt_worker_rescue_(worker);
 	return 0;
 }
 
-static int put_to_next(struct evt_pool *pool, const struct evt_record *record)
+static int put_to_next(struct evt_pool *pool, unsigned long turn,
+	const struct evt_record *record)
 {
-	unsigned nr = (unsigned)atomic_load(&pool->nr_open);
-	unsigned first;
-	unsigned i;
+	unsigned long nr = (unsigned long)atomic_load(&pool->nr_open);
+	unsigned long i;
 	int error = ENXIO;
 
 	if (nr == 0)
 		return ENOTCONN;
-	first = atomic_fetch_add_explicit(&pool->next, 1, memory_order_relaxed);
 	for (i = 0; i < nr; i++) {
-		int result = put_to(&pool->workers[(first + i) % nr], record);
+		int result = put_to(&pool->workers[(turn + i) % nr], record);
 
 		if (result == 0)
 			return 0;
@@ -155,16 +170,17 @@ static int put_to_next(struct evt_pool *pool, const struct evt_record *record)
 }
 
 static int try_put(struct evt_pool *pool, struct evt_worker *worker,
-	const struct evt_record *record)
+	unsigned long turn, const struct evt_record *record)
 {
 	int error = refusal(pool, record);
 
 	if (error)
 		return error;
-	error = worker ? put_to(worker, record) : put_to_next(pool, record);
+	error = worker ? put_to(worker, record)
+		       : put_to_next(pool, turn, record);
 	/* A task for a lost worker runs on another. */
 	if (error == ENXIO && worker && worker->index != -1)
-		error = put_to_next(pool, record);
+		error = put_to_next(pool, turn, record);
 	return error;
 }
 
@@ -179,7 +195,8 @@ static bool may_wait(void)
 /* The caller is counted among the waiters before it tries again: a worker
  * that makes room after that sees it, see evt_pool_tell_of_room_. */
 static int put_when_there_is_room(struct evt_pool *pool,
-	struct evt_worker *worker, const struct evt_record *record)
+	struct evt_worker *worker, unsigned long turn,
+	const struct evt_record *record)
 {
 	unsigned seen;
 	int error;
@@ -187,7 +204,7 @@ static int put_when_there_is_room(struct evt_pool *pool,
 	atomic_fetch_add(&pool->waiters, 1);
 	for (;;) {
 		seen = evt_pool_news_(pool);
-		error = try_put(pool, worker, record);
+		error = try_put(pool, worker, turn, record);
 		if (error != EAGAIN)
 			break;
 		if (atomic_load(&pool->phase) != EVT_POOL_RUNNING) {
@@ -203,23 +220,23 @@ static int put_when_there_is_room(struct evt_pool *pool,
 int evt_pool_put_(struct evt_pool *pool, struct evt_worker *worker,
 	const struct evt_record *record, bool wait)
 {
+	unsigned long turn = enter(pool, worker == NULL);
 	int error;
 
-	enter(pool);
-	error = try_put(pool, worker, record);
+	error = try_put(pool, worker, turn, record);
 	if (error == EAGAIN && wait && may_wait())
-		error = put_when_there_is_room(pool, worker, record);
+		error = put_when_there_is_room(pool, worker, turn, record);
 	leave(pool);
 	return error;
 }
 
 int evt_pool_forward_(struct evt_pool *pool, const struct evt_record *record)
 {
+	unsigned long turn = enter(pool, true);
 	int error = ECANCELED;
 
-	enter(pool);
 	if (atomic_load(&pool->phase) < EVT_POOL_ENDED)
-		error = put_to_next(pool, record);
+		error = put_to_next(pool, turn, record);
 	leave(pool);
 	return error;
 }
@@ -251,9 +268,9 @@ void evt_pool_tell_(struct evt_pool *pool)
 
 void evt_pool_tell_of_room_(struct evt_pool *pool)
 {
-	/* With put_when_there_is_room: read, and then looked who waits. */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (atomic_load_explicit(&pool->waiters, memory_order_relaxed) > 0)
+	/* With put_when_there_is_room: a write that met a full pipe before this
+	 * read, by the order of the pipe's own lock, was a counted waiter's. */
+	if (atomic_load_explicit(&pool->waiters, memory_order_acquire) > 0)
 		evt_pool_tell_(pool);
 }
 
@@ -286,7 +303,7 @@ static void take_nothing_more(struct evt_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
 	set_phase(pool, EVT_POOL_ENDED);
-	while (atomic_load(&pool->users) > 0)
+	while (has_users(pool))
 		await_change(pool, -1);
 	pthread_mutex_unlock(&pool->lock);
 }
@@ -501,7 +518,6 @@ int evt_pool_start_boss_(struct evt_pool *pool)
 
 	if (evt_worker_init_(&pool->boss, pool, -1) == -1)
 		return evt_fail_(errno, "the listener's loop");
-	atomic_store(&pool->next, 0);
 	atomic_store(&pool->delivered, 0);
 	pthread_mutex_lock(&pool->lock);
 	pool->boss_in_loop = true;

@@ -629,8 +629,8 @@ int evt_thread_dispatch(sockfd_t conn, short evt, void *arg)
 	return 0;
 }
 
-/* A write to a client that left raised SIGPIPE, which is blocked here; a
- * callback that unblocks it later must not die of it then. */
+/* A write to a client that left, or was cut, raised SIGPIPE, which is blocked
+ * here; a callback that unblocks it later must not die of it then. */
 static void take_sigpipe(void)
 {
 	const struct timespec now = {0, 0};
@@ -646,12 +646,14 @@ void evt_close(sockfd_t fd)
 {
 	struct evt_worker *self = evt_thread_self_();
 	int error = errno;
+	bool gone;
 
 	if (fd < 0 || is_listening_socket(fd))
 		return;
 	if (self && atomic_load(&self->serving) == fd)
 		evt_worker_serving_(self, -1);
-	if (shutdown(fd, SHUT_RDWR) == -1 && errno == ENOTCONN && self)
+	gone = shutdown(fd, SHUT_RDWR) == -1 && errno == ENOTCONN;
+	if (self && (gone || atomic_load(&self->pool->hurry)))
 		take_sigpipe();
 	close(fd);
 	evt_listener_nudge_(&server.listener);
