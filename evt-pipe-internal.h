@@ -5,9 +5,11 @@
 #ifndef EVT_PIPE_INTERNAL_H
 #define EVT_PIPE_INTERNAL_H
 
+#include <errno.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <unistd.h>
 
 struct evt_worker;
 
@@ -60,16 +62,36 @@ int evt_pipe_open_(struct evt_pipe *pipe);
 int evt_pipe_close_write_(struct evt_pipe *pipe);
 void evt_pipe_close_(struct evt_pipe *pipe);
 
-/* Writes one record whole. -1: EAGAIN when there is no room. */
-int evt_pipe_put_(const struct evt_pipe *pipe, const struct evt_record *record);
-
 /*
  * Reads what there is, once all records of the batch are handled. Returns 1,
  * 0 at the end of the pipe, or -1: EAGAIN when it is empty.
  */
 int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch);
 
+/* The two that every record passes are here, to be inlined. */
+
+/* Writes one record whole. -1: EAGAIN when there is no room. */
+static inline int evt_pipe_put_(
+	const struct evt_pipe *pipe, const struct evt_record *record)
+{
+	ssize_t len;
+
+	do
+		len = write(pipe->write_fd, record, sizeof(*record));
+	while (len == -1 && errno == EINTR);
+	if (len == (ssize_t)sizeof(*record))
+		return 0;
+	if (len != -1)
+		errno = EIO; /* not a pipe: pipe(7) promises all or nothing */
+	return -1;
+}
+
 /* The next record of the batch; NULL when all are handled. */
-struct evt_record *evt_batch_next_(struct evt_batch *batch);
+static inline struct evt_record *evt_batch_next_(struct evt_batch *batch)
+{
+	if (batch->next >= batch->fill / sizeof(struct evt_record))
+		return NULL;
+	return &batch->records[batch->next++];
+}
 
 #endif /* EVT_PIPE_INTERNAL_H */

@@ -58,20 +58,6 @@ void evt_pipe_close_(struct evt_pipe *pipe)
 	errno = error;
 }
 
-int evt_pipe_put_(const struct evt_pipe *pipe, const struct evt_record *record)
-{
-	ssize_t len;
-
-	do
-		len = write(pipe->write_fd, record, sizeof(*record));
-	while (len == -1 && errno == EINTR);
-	if (len == (ssize_t)sizeof(*record))
-		return 0;
-	if (len != -1)
-		errno = EIO; /* not a pipe: pipe(7) promises all or nothing */
-	return -1;
-}
-
 int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch)
 {
 	size_t rest = batch->fill % sizeof(struct evt_record);
@@ -88,11 +74,4 @@ int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch)
 		return (int)len;
 	batch->fill += (size_t)len;
 	return 1;
-}
-
-struct evt_record *evt_batch_next_(struct evt_batch *batch)
-{
-	if (batch->next >= batch->fill / sizeof(struct evt_record))
-		return NULL;
-	return &batch->records[batch->next++];
 }

@@ -114,6 +114,7 @@ struct evt_pool {
 /* evt-worker.c: one thread, its loop and its inbox. */
 
 #define EVT_HIDDEN_ __attribute__((visibility("hidden")))
+#define EVT_SELDOM_ __attribute__((noinline, cold)) /* out of the usual way */
 
 extern EVT_HIDDEN_ _Thread_local struct evt_worker *evt_self_;
 extern EVT_HIDDEN_ atomic_bool evt_is_forked_;

@@ -100,11 +100,12 @@ static bool has_users(struct evt_pool *pool)
 }
 
 /* In before the phase is looked at: with take_nothing_more. Returns the turn. */
-static unsigned long enter(struct evt_pool *pool, bool for_any)
+static unsigned enter(struct evt_pool *pool, bool for_any)
 {
-	return atomic_fetch_add(&pool->users,
-		       for_any ? ONE_TURN + ONE_USER : ONE_USER) >>
-		HALF;
+	unsigned long before = atomic_fetch_add(
+		&pool->users, for_any ? ONE_TURN + ONE_USER : ONE_USER);
+
+	return (unsigned)(before >> HALF);
 }
 
 static void leave(struct evt_pool *pool)
@@ -119,7 +120,8 @@ static void leave(struct evt_pool *pool)
  * hands of the listener's callback is taken all the same, or a program that
  * does not look at the result would lose it. Tasks are taken while draining.
  */
-static int refusal(struct evt_pool *pool, const struct evt_record *record)
+static inline int refusal(
+	struct evt_pool *pool, const struct evt_record *record)
 {
 	struct evt_worker *self = evt_thread_self_();
 	int phase = atomic_load(&pool->phase);
@@ -135,7 +137,8 @@ static int refusal(struct evt_pool *pool, const struct evt_record *record)
 	return ECANCELED;
 }
 
-static int put_to(struct evt_worker *worker, const struct evt_record *record)
+static inline int put_to(
+	struct evt_worker *worker, const struct evt_record *record)
 {
 	if (atomic_load_explicit(&worker->lost, memory_order_acquire))
 		return ENXIO;
@@ -149,11 +152,11 @@ static int put_to(struct evt_worker *worker, const struct evt_record *record)
 	return 0;
 }
 
-static int put_to_next(struct evt_pool *pool, unsigned long turn,
-	const struct evt_record *record)
+static inline int put_to_next(
+	struct evt_pool *pool, unsigned turn, const struct evt_record *record)
 {
-	unsigned long nr = (unsigned long)atomic_load(&pool->nr_open);
-	unsigned long i;
+	unsigned nr = (unsigned)atomic_load(&pool->nr_open);
+	unsigned i;
 	int error = ENXIO;
 
 	if (nr == 0)
@@ -169,8 +172,8 @@ static int put_to_next(struct evt_pool *pool, unsigned long turn,
 	return error;
 }
 
-static int try_put(struct evt_pool *pool, struct evt_worker *worker,
-	unsigned long turn, const struct evt_record *record)
+static inline int try_put(struct evt_pool *pool, struct evt_worker *worker,
+	unsigned turn, const struct evt_record *record)
 {
 	int error = refusal(pool, record);
 
@@ -194,8 +197,8 @@ static bool may_wait(void)
 
 /* The caller is counted among the waiters before it tries again: a worker
  * that makes room after that sees it, see evt_pool_tell_of_room_. */
-static int put_when_there_is_room(struct evt_pool *pool,
-	struct evt_worker *worker, unsigned long turn,
+static EVT_SELDOM_ int put_when_there_is_room(struct evt_pool *pool,
+	struct evt_worker *worker, unsigned turn,
 	const struct evt_record *record)
 {
 	unsigned seen;
@@ -220,7 +223,7 @@ static int put_when_there_is_room(struct evt_pool *pool,
 int evt_pool_put_(struct evt_pool *pool, struct evt_worker *worker,
 	const struct evt_record *record, bool wait)
 {
-	unsigned long turn = enter(pool, worker == NULL);
+	unsigned turn = enter(pool, worker == NULL);
 	int error;
 
 	error = try_put(pool, worker, turn, record);
@@ -232,7 +235,7 @@ int evt_pool_put_(struct evt_pool *pool, struct evt_worker *worker,
 
 int evt_pool_forward_(struct evt_pool *pool, const struct evt_record *record)
 {
-	unsigned long turn = enter(pool, true);
+	unsigned turn = enter(pool, true);
 	int error = ECANCELED;
 
 	if (atomic_load(&pool->phase) < EVT_POOL_ENDED)

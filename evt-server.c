@@ -581,7 +581,7 @@ static int keep(const struct evt_record *record, bool *started)
 }
 
 /* The listener's callback waits for the pool, or for room; others do not. */
-static int keep_or_put(const struct evt_record *record)
+static EVT_SELDOM_ int keep_or_put(const struct evt_record *record)
 {
 	struct evt_worker *self = evt_thread_self_();
 	bool may_wait = self && self->index == -1;

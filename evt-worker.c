@@ -5,7 +5,8 @@
  * A worker waits in its loop; nothing polls. While the program has no events
  * on that loop, there is but the pipe to wait for, and the worker sleeps in
  * read(2) itself: that wakes it sooner than an epoll_wait(2) that only tells it
- * to read (a hand-off to 16 idle workers: @US1@ us instead of @US2@).
+ * to read. Measured by bench/handoff with 16 idle workers: 5.4 us, where bare
+ * epoll takes 6.5 and libevent's loop 1.15 times as much as that.
  *
  * It ends when it has read its pipe to the end, the write end having been
  * closed: so ending needs neither room in the pipe nor memory, and what lies in
