@@ -41,6 +41,8 @@ static struct {
 	unsigned long held_back;
 } logger = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
+static pthread_mutex_t stderr_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static _Thread_local struct evt_log_kept *keeper;
 
 static const char *const level_names[] = {"debug", "info", "warning", "error"};
@@ -66,12 +68,16 @@ static void write_stderr(int level, const char *line)
 
 	if (level < EVT_LOG_INFO)
 		return;
-	if (poll(&out, 1, 0) != 1 || !(out.revents & POLLOUT))
-		return;
 	len = snprintf(text, sizeof(text), "evt-server: %s: %s\n",
 		level_names[level], line);
-	while (write(STDERR_FILENO, text, (size_t)len) == -1 && errno == EINTR)
-		;
+	/* So that no other line takes the room between look and write. With
+	 * POLLERR nobody reads any more, and SIGPIPE would end the program. */
+	pthread_mutex_lock(&stderr_lock);
+	if (poll(&out, 1, 0) == 1 && out.revents == POLLOUT)
+		while (write(STDERR_FILENO, text, (size_t)len) == -1 &&
+			errno == EINTR)
+			;
+	pthread_mutex_unlock(&stderr_lock);
 }
 
 static void emit(struct hook hook, int level, const char *line)
@@ -132,7 +138,8 @@ static bool limit(int level, const char *line, struct report *report)
 	return false;
 }
 
-/* Control characters, a client's perhaps, must not reach a terminal. */
+/* Control characters, a client's perhaps, must not reach a terminal; there are
+ * some beyond ASCII, alone and in UTF-8, so all of that is escaped. */
 static void escape(char *dest, size_t size, const char *src)
 {
 	static const char hex[] = "0123456789abcdef";
@@ -141,7 +148,7 @@ static void escape(char *dest, size_t size, const char *src)
 	for (; *src != '\0' && used + 5 <= size; src++) {
 		unsigned char byte = (unsigned char)*src;
 
-		if (byte >= 0x20 && byte != 0x7f) {
+		if (byte >= 0x20 && byte < 0x7f) {
 			dest[used++] = *src;
 			continue;
 		}
@@ -269,6 +276,7 @@ void evt_log_flush_(void)
 void evt_log_after_fork_(void)
 {
 	pthread_mutex_init(&logger.lock, NULL);
+	pthread_mutex_init(&stderr_lock, NULL);
 }
 
 void evt_set_log(void (*fn)(int level, const char *line, void *arg), void *arg)

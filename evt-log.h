@@ -23,12 +23,13 @@ enum evt_log_level {
  * Sends the library's lines to fn(level, line, arg), with level an enum
  * evt_log_level. fn NULL: back to standard error, from EVT_LOG_INFO up.
  *
- * A line has no newline at its end and no control characters in it, at most
- * 512 bytes with its NUL, and belongs to the library. fn runs on whatever
- * thread has something to say, several at once perhaps, and under no lock of
- * the library, so it may call into the library. After evt_set_log returns, a
- * thread that was already on its way may still call the old fn once. The same
- * line again and again is passed on 8 times a second and then counted.
+ * A line has no newline at its end and is printable ASCII, what is not being
+ * escaped (\x1b), at most 512 bytes with its NUL; it belongs to the library. fn
+ * runs on whatever thread has something to say, several at once perhaps, and
+ * under no lock of the library, so it may call into the library. After
+ * evt_set_log returns, a thread that was already on its way may still call the
+ * old fn once. The same line again and again is passed on 8 times a second and
+ * then counted.
  * Any thread, any time; errno is left alone.
  */
 void evt_set_log(void (*fn)(int level, const char *line, void *arg), void *arg);

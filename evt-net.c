@@ -257,20 +257,15 @@ int evt_net_backlog_limit_(void)
 	return found == 1 && number[0] <= INT_MAX ? (int)number[0] : -1;
 }
 
-/*
- * A kernel or a seccomp filter may lack accept4(2). The copy above the standard
- * descriptors is close-on-exec, the socket it is made from is not.
- */
+/* A kernel or a seccomp filter may lack accept4(2). The flag comes a moment
+ * late then; a copy that is born with it would need a second descriptor. */
 static int accept_without_accept4(int fd, struct sockaddr *peer, socklen_t *len)
 {
 	int conn = accept(fd, peer, len);
-	int copy;
 
-	if (conn == -1)
-		return -1;
-	copy = fcntl(conn, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-	close_quietly(conn);
-	return copy;
+	if (conn != -1)
+		(void)fcntl(conn, F_SETFD, FD_CLOEXEC); /* lint: no accept4 */
+	return conn;
 }
 
 int evt_net_accept_(int fd, struct sockaddr_storage *peer, socklen_t *len)
