@@ -99,7 +99,7 @@ static bool has_users(struct evt_pool *pool)
 	return (atomic_load(&pool->users) & (ONE_TURN - 1)) != 0;
 }
 
-/* In before the phase is looked at: with take_nothing_more. Returns the turn. */
+/* Before the phase is looked at: with take_nothing_more. Returns the turn. */
 static unsigned enter(struct evt_pool *pool, bool for_any)
 {
 	unsigned long before = atomic_fetch_add(
