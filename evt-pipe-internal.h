@@ -13,10 +13,11 @@
 
 struct evt_worker;
 
+/* Numbers that other people's bytes are unlikely to have in their place. */
 enum evt_record_kind {
-	EVT_RECORD_WAKE = 1, /* nothing to do but to look */
-	EVT_RECORD_CONN,     /* a descriptor for the pool's deliver */
-	EVT_RECORD_TASK      /* a function to call */
+	EVT_RECORD_WAKE = 0xe7a1, /* nothing to do but to look */
+	EVT_RECORD_CONN,          /* a descriptor for the pool's deliver */
+	EVT_RECORD_TASK           /* a function to call */
 };
 
 /*
@@ -67,6 +68,9 @@ void evt_pipe_close_(struct evt_pipe *pipe);
  * 0 at the end of the pipe, or -1: EAGAIN when it is empty.
  */
 int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch);
+
+/* What evt_batch_next_ gave is no record: goes on where one may begin. */
+void evt_batch_resync_(struct evt_batch *batch);
 
 /* The two that every record passes are here, to be inlined. */
 

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -74,4 +75,30 @@ int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch)
 		return (int)len;
 	batch->fill += (size_t)len;
 	return 1;
+}
+
+/* Of the last byte nobody knows what follows. */
+static bool may_begin(const char *bytes, size_t len)
+{
+	unsigned i;
+
+	for (i = EVT_RECORD_WAKE; i <= EVT_RECORD_TASK; i++) {
+		uint16_t kind = (uint16_t)i;
+
+		if (memcmp(bytes, &kind, len < 2 ? len : 2) == 0)
+			return true;
+	}
+	return false;
+}
+
+void evt_batch_resync_(struct evt_batch *batch)
+{
+	char *start = (char *)&batch->records[--batch->next];
+	char *end = batch->bytes + batch->fill;
+	char *at = start + 1;
+
+	while (at < end && !may_begin(at, (size_t)(end - at)))
+		at++;
+	memmove(start, at, (size_t)(end - at));
+	batch->fill -= (size_t)(at - start);
 }

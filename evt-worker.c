@@ -263,6 +263,7 @@ static void handle(struct evt_worker *worker, const struct evt_record *record)
 		evt_log_(EVT_LOG_ERROR,
 			"worker %d: foreign bytes in its pipe, ignored",
 			worker->index);
+		evt_batch_resync_(&worker->batch);
 	}
 }
 
