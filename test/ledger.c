@@ -3,7 +3,7 @@
  * catching the log, and small clients. See ledger.h.
  */
 #include "ledger.h"
-#include "../evt-log.h"
+#include "../evt-log-internal.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -297,8 +297,10 @@ void ledger_begin(void)
 int ledger_open(void **state)
 {
 	current = *state;
-	log_forget();
 	log_catch();
+	evt_log_(EVT_LOG_DEBUG, "%s",
+		current); /* no repeat of the last test's */
+	log_forget();
 	signal(SIGALRM, on_hang);
 	alarm((unsigned)(TEST_SECONDS * slowness()));
 	fds_before = count_fds();
