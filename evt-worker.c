@@ -23,11 +23,11 @@
 
 #include <errno.h>
 #include <event2/event.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 _Thread_local struct evt_worker *evt_self_;
@@ -57,26 +57,26 @@ static void after_fork_in_child(void)
  * three standard descriptors, to be closed afterwards. Another thread that
  * opens the last ones in between is a danger that is left.
  */
-static int hold_stdio(int fd, int held[], int *nr_held)
+static int hold_stdio(int held[], int *nr_held)
 {
 	int room[BASE_FDS];
 	int nr_room = 0;
-	int copy = 0;
+	int fd = 0;
 	int error;
 
 	*nr_held = 0;
-	while (copy != -1 && nr_room < BASE_FDS) {
-		copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		if (copy > STDERR_FILENO)
-			room[nr_room++] = copy;
-		else if (copy != -1)
-			held[(*nr_held)++] = copy;
+	while (fd != -1 && nr_room < BASE_FDS) {
+		fd = eventfd(0, EFD_CLOEXEC);
+		if (fd > STDERR_FILENO)
+			room[nr_room++] = fd;
+		else if (fd != -1)
+			held[(*nr_held)++] = fd;
 	}
 	error = errno;
 	while (nr_room > 0)
 		close(room[--nr_room]);
 	errno = error;
-	return copy == -1 ? -1 : 0;
+	return fd == -1 && (error == EMFILE || error == ENFILE) ? -1 : 0;
 }
 
 static struct event_base *configured_base(void)
@@ -94,14 +94,14 @@ static struct event_base *configured_base(void)
 	return base;
 }
 
-static struct event_base *new_base(int fd)
+static struct event_base *new_base(void)
 {
 	struct event_base *base = NULL;
 	int held[STDERR_FILENO + 1];
 	int nr_held;
 	int error;
 
-	if (hold_stdio(fd, held, &nr_held) == 0) {
+	if (hold_stdio(held, &nr_held) == 0) {
 		errno = ENOMEM; /* what libevent does not say */
 		base = configured_base();
 	}
@@ -123,7 +123,7 @@ int evt_worker_init_(
 	atomic_init(&worker->serving, -1);
 	if (evt_pipe_open_(&worker->pipe) == -1)
 		return -1;
-	worker->base = new_base(worker->pipe.read_fd);
+	worker->base = new_base();
 	if (!worker->base)
 		goto no_base;
 	errno = ENOMEM;
