@@ -9,6 +9,7 @@
 #include "../evt-server-internal.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/resource.h>
 
@@ -204,31 +205,49 @@ static void twenty_wait_and_are_served(void *arg)
 static void without_descriptors_clients_wait_and_nothing_spins(void **state)
 {
 	(void)state;
+	if (under("valgrind")) /* has a limit of its own */
+		skip();
 	assert_int_equal(in_child(twenty_wait_and_are_served, NULL, 20), 0);
 }
 
+/* Closes one after the other till fd is readable: true if it was in time. */
+static bool close_till_readable(int fd, const int *spares, int nr)
+{
+	struct pollfd in = {.fd = fd, .events = POLLIN};
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		evt_close(spares[i]);
+		if (poll(&in, 1, 10 * slowness()) == 1)
+			return true;
+	}
+	return false;
+}
+
+/* The timer does not end this pause. A close in the very moment of its
+ * beginning may go unnoticed, so there are several. */
 static void go_on_when_one_closes(void *arg)
 {
-	int first;
-	int second;
+	int spares[50];
+	char byte;
 	int port;
+	int fd;
+	int i;
 
 	(void)arg;
-	port = start_server(on_client, echo, 2);
-	first = connect_to(port);
-	CHECK(echoes(first, "here"));
-	second = new_client();
+	port = start_server(on_client, echo, 1);
+	fd = new_client();
+	for (i = 0; i < 50; i++)
+		spares[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	atomic_store(&endless_pauses, true);
 	leave_descriptors(0);
-	CHECK(connect_client(second, port));
+	CHECK(connect_client(fd, port));
+	CHECK(send_all(fd, "x", 1));
 	CHECK(WAIT_FOR(pauses() == 1));
-	/* The timer will not end this pause; the worker's evt_close does. */
-	shutdown(first, SHUT_WR);
-	CHECK(echoes(second, "my turn"));
+	CHECK(close_till_readable(fd, spares, 50));
+	CHECK(receive_all(fd, &byte, 1));
 	CHECK(pauses() == 1);
-	give_descriptors_back();
-	close(first);
-	close(second);
+	close(fd);
 	evt_server_stop();
 }
 
@@ -236,6 +255,8 @@ static void go_on_when_one_closes(void *arg)
 static void a_paused_listener_goes_on_at_once_when_one_is_closed(void **state)
 {
 	(void)state;
+	if (under("valgrind")) /* has a limit of its own */
+		skip();
 	assert_int_equal(in_child(go_on_when_one_closes, NULL, 20), 0);
 }
 
@@ -267,6 +288,8 @@ static void have_two_episodes(void *arg)
 static void each_episode_has_one_line_at_each_end(void **state)
 {
 	(void)state;
+	if (under("valgrind")) /* has a limit of its own */
+		skip();
 	assert_int_equal(in_child(have_two_episodes, NULL, 20), 0);
 }
 
@@ -299,6 +322,8 @@ static void run_out_with_nobody_waiting(void *arg)
 static void running_out_with_nobody_waiting_does_not_spin(void **state)
 {
 	(void)state;
+	if (under("valgrind")) /* has a limit of its own */
+		skip();
 	assert_int_equal(in_child(run_out_with_nobody_waiting, NULL, 20), 0);
 }
 
@@ -325,6 +350,8 @@ static void stop_while_paused(void *arg)
 static void a_paused_server_stops_and_starts_again(void **state)
 {
 	(void)state;
+	if (under("valgrind")) /* has a limit of its own */
+		skip();
 	assert_int_equal(in_child(stop_while_paused, NULL, 20), 0);
 }
 

@@ -194,6 +194,8 @@ static void jump_during_a_pause(void *clock_shift)
 static void an_hour_asleep_ends_a_pause_once(void **state)
 {
 	(void)state;
+	if (under("valgrind")) /* has a limit of its own */
+		skip();
 	assert_int_equal(
 		in_child(jump_during_a_pause, &monotonic_shift, 10), 0);
 }
@@ -202,6 +204,8 @@ static void an_hour_asleep_ends_a_pause_once(void **state)
 static void setting_the_clock_changes_no_pause(void **state)
 {
 	(void)state;
+	if (under("valgrind")) /* has a limit of its own */
+		skip();
 	assert_int_equal(in_child(jump_during_a_pause, &realtime_shift, 10), 0);
 }
 
@@ -240,6 +244,8 @@ static void with_any_number_of_descriptors_it_starts_or_says_why(void **state)
 	intptr_t nr;
 
 	(void)state;
+	if (under("valgrind")) /* has a limit of its own */
+		skip();
 	for (nr = 4; nr <= 24; nr++)
 		assert_int_equal(
 			in_child(start_with_few_descriptors, (void *)nr, 10),

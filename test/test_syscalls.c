@@ -434,7 +434,8 @@ static void a_connection_that_cannot_be_set_up_is_closed(void **state)
 		end_injection(faults[i].call);
 		EXPECT(&faults[i], fd == -1 && errno == faults[i].error);
 	}
-	/* The server may still hold what the last attempt had connected. */
+	/* The last attempt had been connected when it failed. */
+	assert_true(WAIT_FOR(atomic_load(&tally.served) == 1));
 	assert_true(WAIT_FOR(count_fds() == fds));
 	assert_true(answers(port));
 	evt_server_stop();

@@ -308,9 +308,12 @@ static void size_0_reads_a_datagram_and_throws_it_away(void **state)
 /* F04 */
 static void a_size_of_int_max_is_as_good_as_the_buffer(void **state)
 {
-	int fd = udp_to(start_server(receive, NULL, 0));
+	int fd;
 
 	(void)state;
+	if (under("valgrind")) /* believes it */
+		skip();
+	fd = udp_to(start_server(receive, NULL, 0));
 	atomic_store(&room, INT32_MAX);
 	assert_true(send_all(fd, "short", 5));
 	assert_true(WAIT_FOR(atomic_load(&calls) == 1));
