@@ -3,9 +3,11 @@
  * or the pool is started whole or not at all, what was kept for the pool stays
  * kept, and the next attempt works. And pipes that are interrupted.
  */
-/* wrap: pthread_create pipe2 fcntl write read */
+/* wrap: pthread_create pipe2 eventfd fcntl write read */
 #include "rig.h"
 #include "inject.h"
+
+#include <sys/eventfd.h>
 
 #define NR_WORKERS 4
 #define NR_KEPT    3
@@ -19,12 +21,14 @@
 int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 	void *(*main)(void *), void *arg);
 int __real_pipe2(int fds[2], int flags);
+int __real_eventfd(unsigned value, int flags);
 int __real_fcntl(int fd, int command, ...);
 ssize_t __real_write(int fd, const void *data, size_t len);
 ssize_t __real_read(int fd, void *data, size_t len);
 
 static struct inject on_thread;
 static struct inject on_pipe2;
+static struct inject on_eventfd;
 static struct inject on_widening;
 static struct inject on_write;
 static struct inject on_read;
@@ -42,6 +46,11 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 int __wrap_pipe2(int fds[2], int flags)
 {
 	return injected(&on_pipe2) ? -1 : __real_pipe2(fds, flags);
+}
+
+int __wrap_eventfd(unsigned value, int flags)
+{
+	return injected(&on_eventfd) ? -1 : __real_eventfd(value, flags);
 }
 
 int __wrap_fcntl(int fd, int command, ...)
@@ -260,6 +269,48 @@ static void a_pool_without_all_its_pipes_is_not_started(void **state)
 	evt_server_stop();
 }
 
+/* A17: libevent ends the process when it has no descriptor for a base, so
+ * three are taken first, to see. */
+static void a_pool_without_descriptors_for_its_bases_is_not_started(
+	void **state)
+{
+	const int nr_probes = 3 * (NR_WORKERS + 1);
+	struct balance before;
+	int k;
+
+	(void)state;
+	assert_int_equal(serve(NULL, NULL, 0), 0);
+	before = balance_now();
+	for (k = 1; k <= nr_probes; k++) {
+		log_forget();
+		inject(&on_eventfd, pipe_errors[k % 2], k - 1, 1);
+		EXPECT(k, evt_server_threads(just_count, NR_WORKERS) == -1);
+		EXPECT(k, errno == pipe_errors[k % 2]);
+		EXPECT(k, log_lines(EVT_LOG_WARN) == 1);
+		EXPECT(k, is_even(before));
+	}
+	assert_int_equal(
+		evt_server_threads(just_count, NR_WORKERS), NR_WORKERS);
+	evt_server_stop();
+}
+
+/* J12: where eventfd(2) is not allowed there is no such look. */
+static void a_system_without_eventfd_serves(void **state)
+{
+	static const int errors[] = {ENOSYS, EPERM};
+	size_t i;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		inject(&on_eventfd, errors[i], 0, FOR_EVER);
+		assert_int_not_equal(serve(on_client, echo, 2), -1);
+		assert_true(answers(evt_server_port()));
+		evt_server_stop();
+		end_injection(&on_eventfd);
+	}
+	assert_int_equal(log_lines(EVT_LOG_INFO), 0);
+}
+
 /* A18: nowhere to keep what is dispatched before the pool. */
 static void a_dispatch_that_cannot_be_kept_takes_nothing(void **state)
 {
@@ -367,6 +418,9 @@ int main(void)
 		LEDGER_TEST(a_listener_without_its_thread_is_not_started),
 		LEDGER_TEST(a_listener_without_its_pipe_is_not_started),
 		LEDGER_TEST(a_pool_without_all_its_pipes_is_not_started),
+		LEDGER_TEST(
+			a_pool_without_descriptors_for_its_bases_is_not_started),
+		LEDGER_TEST(a_system_without_eventfd_serves),
 		LEDGER_TEST(a_dispatch_that_cannot_be_kept_takes_nothing),
 		LEDGER_TEST(a_pipe_that_stays_small_is_no_error),
 		LEDGER_TEST(an_interrupted_dispatch_is_delivered_once),

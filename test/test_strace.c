@@ -341,6 +341,8 @@ static void a_kernel_without_accept4_is_served_by_accept(void **state)
 	if (!can_trace())
 		skip();
 	expect_served("accept4", "error=ENOSYS:when=1+", NULL);
+	/* What a seccomp filter says, and a firewall of one client. */
+	expect_served("accept4", "error=EPERM:when=1+", NULL);
 }
 
 /* J01 */

@@ -1,7 +1,7 @@
 /*
- * test_udp.c: the server of datagrams: received by the listener's callback, or by
- * workers to which the listening socket is dispatched; lengths from none to the
- * largest; senders of both families and of none; and how a stop ends the wait.
+ * test_udp.c: the server of datagrams: received by the listener's callback, or
+ * by workers to which the listening socket is dispatched; lengths from none to
+ * the largest; senders of both families and of none; how a stop ends the wait.
  */
 /* wrap: recvmsg */
 #include "ledger.h"
