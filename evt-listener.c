@@ -158,7 +158,9 @@ static enum evt_listener_state await_answer(struct evt_listener *listener)
 		pthread_cond_wait(&pool->changed, &pool->lock);
 	if (listener->state == EVT_LISTENER_WANTED) {
 		listener->state = EVT_LISTENER_UNWATCHED;
-		listener->error = ECANCELED;
+		listener->error = atomic_load(&pool->phase) == EVT_POOL_RUNNING
+			? ENXIO
+			: ECANCELED;
 	}
 	state = listener->state;
 	pthread_mutex_unlock(&pool->lock);

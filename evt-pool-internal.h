@@ -69,7 +69,7 @@ struct evt_worker {
 	atomic_ulong delivered; /* descriptors that reached deliver */
 };
 
-/* What the owner of a pool does. No hook is called under a lock. */
+/* What the owner of a pool does. No hook but cut is called under a lock. */
 struct evt_pool_hooks {
 	/* On the worker: record->fd has arrived. */
 	void (*deliver)(struct evt_worker *, const struct evt_record *);

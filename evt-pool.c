@@ -402,7 +402,6 @@ static void finish(struct evt_pool *pool)
 	atomic_store(&pool->hurry, false);
 	evt_worker_free_(&pool->boss);
 	pool->hooks->on_ended(pool);
-	evt_log_flush_();
 	evt_thread_leave_();
 	pthread_mutex_lock(&pool->lock);
 	set_phase(pool, EVT_POOL_GONE);
@@ -413,6 +412,7 @@ static void leave_loop(struct evt_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
 	pool->boss_in_loop = false;
+	tell(pool);
 	pthread_mutex_unlock(&pool->lock);
 	pool->hooks->on_stopping(pool);
 	evt_worker_run_at_stop_(&pool->boss);
@@ -424,11 +424,13 @@ static void lose_boss(void *arg)
 {
 	struct evt_pool *pool = arg;
 
+	/* Before it speaks: a start may be waiting for this thread, under a
+	 * lock that the log's hook wants. */
+	atomic_store(&pool->boss.lost, true);
+	leave_loop(pool);
 	evt_log_(EVT_LOG_ERROR,
 		"the listener has lost its thread (a callback ended it, or its "
 		"loop failed): no more connections are accepted");
-	atomic_store(&pool->boss.lost, true);
-	leave_loop(pool);
 	pthread_mutex_lock(&pool->lock);
 	while (atomic_load(&pool->phase) == EVT_POOL_RUNNING)
 		await_change(pool, -1);
@@ -473,13 +475,12 @@ static void join_boss(struct evt_pool *pool)
 	set_phase(pool, EVT_POOL_IDLE);
 }
 
+/* The lock is held and the boss in its loop, so that nothing of this reaches
+ * the next run. */
 static void cut_boss(struct evt_pool *pool)
 {
 	int fd;
 
-	evt_log_(EVT_LOG_WARN,
-		"stopping: the grace is over, the listener's callback still "
-		"running");
 	/* With evt_worker_serving_. */
 	atomic_store(&pool->hurry, true);
 	fd = atomic_load(&pool->boss.serving);
@@ -506,8 +507,11 @@ void evt_pool_await_end_(struct evt_pool *pool, unsigned generation)
 		if (in_time || !pool->boss_in_loop)
 			continue;
 		cut = true;
-		pthread_mutex_unlock(&pool->lock);
 		cut_boss(pool);
+		pthread_mutex_unlock(&pool->lock);
+		evt_log_(EVT_LOG_WARN,
+			"stopping: the grace is over, the listener's callback "
+			"still running");
 		pthread_mutex_lock(&pool->lock);
 	}
 	pthread_mutex_unlock(&pool->lock);

@@ -208,11 +208,14 @@ static void release(void)
 static void on_ended(struct evt_pool *pool)
 {
 	(void)pool;
-	if (server.undoing) /* who undoes holds the lock and waits for us */
+	/* Who undoes holds the lock and waits for us; not even a line may be
+	 * said, or a hook that calls into the library would wait too. */
+	if (server.undoing)
 		return;
 	lock_server();
 	release();
 	unlock_server();
+	evt_log_flush_();
 }
 
 /* A start that failed takes back the boss that it has started. The lock is
