@@ -257,8 +257,12 @@ int evt_net_backlog_limit_(void)
 	return found == 1 && number[0] <= INT_MAX ? (int)number[0] : -1;
 }
 
-/* A kernel or a seccomp filter may lack accept4(2). The flag comes a moment
- * late then; a copy that is born with it would need a second descriptor. */
+/*
+ * A kernel may lack accept4(2), and a seccomp filter forbid it: EPERM, which is
+ * also what a firewall says of one client, and then this is the next try.
+ * The flag comes a moment late; a copy that is born with it would need a
+ * second descriptor.
+ */
 static int accept_without_accept4(int fd, struct sockaddr *peer, socklen_t *len)
 {
 	int conn = accept(fd, peer, len);
@@ -276,7 +280,7 @@ int evt_net_accept_(int fd, struct sockaddr_storage *peer, socklen_t *len)
 	do {
 		*len = sizeof(*peer);
 		conn = accept4(fd, addr, len, SOCK_CLOEXEC);
-		if (conn == -1 && errno == ENOSYS)
+		if (conn == -1 && (errno == ENOSYS || errno == EPERM))
 			conn = accept_without_accept4(fd, addr, len);
 	} while (conn == -1 && errno == EINTR);
 	return evt_net_above_stdio_(conn);

@@ -64,8 +64,8 @@ int evt_pipe_close_write_(struct evt_pipe *pipe);
 void evt_pipe_close_(struct evt_pipe *pipe);
 
 /*
- * Reads what there is, once all records of the batch are handled. Returns 1,
- * 0 at the end of the pipe, or -1: EAGAIN when it is empty.
+ * Reads what there is, once all records of the batch are handled, and nothing
+ * before. Returns 1, 0 at the end of the pipe, or -1: EAGAIN when it is empty.
  */
 int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch);
 

@@ -64,6 +64,9 @@ int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch)
 	size_t rest = batch->fill % sizeof(struct evt_record);
 	ssize_t len;
 
+	/* A callback that runs its loop itself comes here again. */
+	if (batch->next < batch->fill / sizeof(struct evt_record))
+		return 1;
 	memmove(batch->bytes, batch->bytes + batch->fill - rest, rest);
 	batch->fill = rest;
 	batch->next = 0;

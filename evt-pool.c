@@ -146,8 +146,10 @@ static inline int put_to(
 		return errno;
 	/* With lose_thread, which says that it is lost and then empties the
 	 * pipe: either it finds this record, or, the pipe's own lock being
-	 * between the two, it is seen here that it is lost. */
-	if (atomic_load_explicit(&worker->lost, memory_order_acquire))
+	 * between the two, it is seen here that it is lost. The boss's tasks
+	 * are for its own loop alone. */
+	if (atomic_load_explicit(&worker->lost, memory_order_acquire) &&
+		worker->index != -1)
 		evt_worker_rescue_(worker);
 	return 0;
 }
@@ -657,31 +659,34 @@ int evt_worker_post(struct evt_worker *worker, evt_task task, void *arg)
 {
 	const struct evt_record record = {
 		.kind = EVT_RECORD_TASK, .task = task, .arg = arg};
+	int index;
 	int error;
 
 	if (evt_forked_())
 		return evt_fail_(EPERM, "evt_worker_post in a forked child");
 	if (!worker || !task)
 		return evt_fail_(EINVAL, "evt_worker_post");
+	index = worker->index; /* after a refusal it may be gone */
 	error = evt_pool_put_(worker->pool, worker, &record, true);
 	if (error)
-		return evt_fail_(
-			error, "evt_worker_post to worker %d", worker->index);
+		return evt_fail_(error, "evt_worker_post to worker %d", index);
 	return 0;
 }
 
 int evt_pool_post_all(struct evt_pool *pool, evt_task task, void *arg)
 {
+	int posted = 0;
 	int nr;
-	int i;
 
 	if (!pool || !task)
 		return evt_fail_(EINVAL, "evt_pool_post_all");
+	enter(pool, false); /* the workers stay until leave */
 	nr = atomic_load(&pool->nr_open);
+	while (posted < nr &&
+		evt_worker_post(&pool->workers[posted], task, arg) == 0)
+		posted++;
+	leave(pool);
 	if (nr == 0)
 		return evt_fail_(ENXIO, "evt_pool_post_all");
-	for (i = 0; i < nr; i++)
-		if (evt_worker_post(&pool->workers[i], task, arg) == -1)
-			return i > 0 ? i : -1;
-	return nr;
+	return posted > 0 ? posted : -1;
 }

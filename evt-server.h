@@ -161,7 +161,8 @@ void evt_close(sockfd_t fd);
 /*
  * The event_base of the listener or worker that the caller runs on, NULL
  * elsewhere: a tcb may register events of its own instead of blocking. They
- * belong to this thread, and are no longer called once the server stops.
+ * belong to this thread, and are no longer called once the server stops. The
+ * library runs it; a callback must not.
  */
 struct event_base *evt_thread_base(void);
 

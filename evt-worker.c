@@ -396,7 +396,9 @@ void evt_worker_rescue_(struct evt_worker *worker)
 			tasks++;
 		}
 	}
-	if (passed_on + closed + tasks > 0)
+	/* Not for a dispatcher, who is counted as a user of the pool: a hook
+	 * that stops the server would wait for itself. */
+	if (worker == evt_thread_self_() && passed_on + closed + tasks > 0)
 		evt_log_(EVT_LOG_WARN,
 			"worker %d is lost: of its queue %u passed on, "
 			"%u connections closed, %u tasks not run",
