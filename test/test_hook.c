@@ -55,7 +55,7 @@ static void a_slow_hook_does_not_carry_the_grace_into_the_next_run(void **state)
 	evt_server_stop();
 }
 
-/* Calls what takes the server's lock, and what stops it. */
+/* Calls what takes the lock of the server. */
 static void call_back(int level, const char *line, void *arg)
 {
 	(void)level;

@@ -271,8 +271,7 @@ static void a_pool_without_all_its_pipes_is_not_started(void **state)
 
 /* A17: libevent ends the process when it has no descriptor for a base, so
  * three are taken first, to see. */
-static void a_pool_without_descriptors_for_its_bases_is_not_started(
-	void **state)
+static void a_pool_without_room_for_its_bases_is_not_started(void **state)
 {
 	const int nr_probes = 3 * (NR_WORKERS + 1);
 	struct balance before;
@@ -418,8 +417,7 @@ int main(void)
 		LEDGER_TEST(a_listener_without_its_thread_is_not_started),
 		LEDGER_TEST(a_listener_without_its_pipe_is_not_started),
 		LEDGER_TEST(a_pool_without_all_its_pipes_is_not_started),
-		LEDGER_TEST(
-			a_pool_without_descriptors_for_its_bases_is_not_started),
+		LEDGER_TEST(a_pool_without_room_for_its_bases_is_not_started),
 		LEDGER_TEST(a_system_without_eventfd_serves),
 		LEDGER_TEST(a_dispatch_that_cannot_be_kept_takes_nothing),
 		LEDGER_TEST(a_pipe_that_stays_small_is_no_error),

@@ -1,7 +1,8 @@
 /*
  * test_syscalls.c: starting while the system refuses one call for the listening
- * socket or its address: each in each of its ways. The start fails with that errno and leaves nothing, or serves with
- * what it could get; and the next attempt works.
+ * socket or its address, each in each of its ways. The start fails with that
+ * errno and leaves nothing, or serves with what it could get; and the next
+ * attempt works.
  */
 /* wrap: socket setsockopt bind listen getsockname fcntl */
 /* wrap: getaddrinfo freeaddrinfo */
