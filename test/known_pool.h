@@ -1,7 +1,7 @@
 /*
- * known_pool.h: for suites of evt-pool.h: the classic pool, known by its pointer,
- * workers that are held and pipes that are filled, threads that post. Everything
- * is static, one of each in a suite, as in rig.h.
+ * known_pool.h: for suites of evt-pool.h: the classic pool, known by its
+ * pointer, workers that are held and pipes that are filled, threads that post.
+ * Everything is static, one of each in a suite, as in rig.h.
  */
 #ifndef KNOWN_POOL_H
 #define KNOWN_POOL_H

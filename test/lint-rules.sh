@@ -33,7 +33,8 @@ refuse "fix it or leave it out" '\b(TO[D]O|FIXME|XXX)\b' \
 refuse "public headers do without it" 'include <stdbool.h>' \
 	$(ls evt-*.h | grep -v -e '-internal\.h$')
 
-# Lines of 80 columns (but for texts, which are easier found when whole),
+# Lines of 80 columns (but for texts, which are easier found when whole, and
+# the names of tests),
 # functions of 60 lines, files of 700.
 for file in evt-*.[ch] test/*.[ch] examples/*.[ch] bench/*.[ch]; do
 	[ -f "$file" ] || continue
@@ -42,7 +43,8 @@ for file in evt-*.[ch] test/*.[ch] examples/*.[ch] bench/*.[ch]; do
 			print file ":" line ": " what
 			broken = 1
 		}
-		length > 80 && !/"/ { tell(NR, "over 80 columns") }
+		length > 80 && !/"/ && !/\* wrap: / &&
+			!/^ +[a-z0-9_]+\),$/ { tell(NR, "over 80 columns") }
 		/^\{/ { start = NR }
 		/^\}/ && start {
 			if (NR - start - 1 > 60)

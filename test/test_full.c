@@ -1,6 +1,6 @@
 /*
- * test_full.c: full pipes: who waits, who does not, who is passed over, and what
- * a stop does then.
+ * test_full.c: full pipes: who waits, who does not, who is passed over, and
+ * what a stop does then.
  */
 /* wrap: fcntl */
 #include "rig.h"

@@ -1,6 +1,6 @@
 /*
- * test_net.c: resolving in all its failures, and connecting to each address of a
- * host in turn.
+ * test_net.c: resolving in all its failures, and connecting to each address of
+ * a host in turn.
  */
 /* wrap: getaddrinfo freeaddrinfo */
 #include "addresses.h"

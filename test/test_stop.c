@@ -1,6 +1,6 @@
 /*
- * test_stop.c: stopping: from everywhere, from several threads at once, while it
- * starts, with queues that are full and memory that is gone.
+ * test_stop.c: stopping: from everywhere, from several threads at once, while
+ * it starts, with queues that are full and memory that is gone.
  */
 /* wrap: fcntl */
 #include "rig.h"

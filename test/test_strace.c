@@ -341,7 +341,14 @@ static void a_kernel_without_accept4_is_served_by_accept(void **state)
 	if (!can_trace())
 		skip();
 	expect_served("accept4", "error=ENOSYS:when=1+", NULL);
-	/* What a seccomp filter says, and a firewall of one client. */
+}
+
+/* J12: EPERM, which a firewall says of one client and a filter of them all. */
+static void a_filter_that_forbids_accept4_is_served_by_accept(void **state)
+{
+	(void)state;
+	if (!can_trace())
+		skip();
 	expect_served("accept4", "error=EPERM:when=1+", NULL);
 }
 
@@ -376,6 +383,7 @@ int main(void)
 		LEDGER_TEST(an_error_of_a_connection_is_passed_over),
 		LEDGER_TEST(an_interrupted_accept_is_repeated),
 		LEDGER_TEST(a_kernel_without_accept4_is_served_by_accept),
+		LEDGER_TEST(a_filter_that_forbids_accept4_is_served_by_accept),
 		LEDGER_TEST(an_interrupted_datagram_is_received),
 	};
 

@@ -383,10 +383,11 @@ static void start_with_stdin_closed(void *arg)
 	CHECK(errno == fault->error);
 	CHECK(told_once(fault->error));
 	CHECK(count_fds() == fds);
+	if (under("tsan")) /* which does not see that a copied pipe is one */
+		return;
 	CHECK(evt_server_start(on_client, NULL) == 0);
 	CHECK(evt_server_threads(echo, 1) == 1);
-	/* TSan does not see that a copied pipe is the pipe. */
-	CHECK(under("tsan") || answers(evt_server_port()));
+	CHECK(answers(evt_server_port()));
 	evt_server_stop();
 }
 

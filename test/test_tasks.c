@@ -1,6 +1,6 @@
 /*
- * test_tasks.c: posting to a worker (evt-pool.h): to oneself, to a full pipe, to
- * all, while the pool stops, and to a worker that has lost its thread.
+ * test_tasks.c: posting to a worker (evt-pool.h): to oneself, to a full pipe,
+ * to all, while the pool stops, and to a worker that has lost its thread.
  */
 #include "known_pool.h"
 
