@@ -12,6 +12,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define WEAK               __attribute__((weak))
@@ -214,6 +215,7 @@ WEAK int get_conn_to_addr(struct sockaddr *addr, int port, int socktype)
 	char text[EVT_NET_TEXT];
 	socklen_t len = addr ? evt_net_addr_len_(addr->sa_family) : 0;
 	in_port_t net_port = (in_port_t)port;
+	const size_t port_at = offsetof(struct sockaddr_in, sin_port);
 	int fd;
 
 	if (len == 0 || !is_socktype(socktype) || port < 0 || port > 65535)
@@ -221,7 +223,7 @@ WEAK int get_conn_to_addr(struct sockaddr *addr, int port, int socktype)
 			len == 0 ? "address" : "port or socktype");
 	memcpy(&to, addr, len);
 	/* Both families have the port in the same place. */
-	((struct sockaddr_in *)&to)->sin_port = net_port;
+	memcpy((char *)&to + port_at, &net_port, sizeof(net_port));
 	fd = evt_net_connect_(
 		(struct sockaddr *)&to, len, socktype, CONNECT_TIMEOUT_MS);
 	if (fd == -1)

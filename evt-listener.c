@@ -196,8 +196,11 @@ void evt_listener_unwatch_(struct evt_listener *listener)
 	if (listener->socktype != SOCK_STREAM)
 		return;
 	fd = atomic_exchange(&listener->fd, -1);
-	if (fd != -1)
-		close(fd);
+	if (fd == -1)
+		return;
+	/* A forked child that has it open as well must not go on listening. */
+	shutdown(fd, SHUT_RDWR);
+	close(fd);
 }
 
 /* Accepting */

@@ -330,9 +330,11 @@ static void hurry(struct evt_pool *pool)
 			woken++;
 		}
 	}
-	evt_log_(EVT_LOG_WARN,
-		"stopping: the grace is over, %d callbacks still running",
-		woken);
+	if (woken > 0)
+		evt_log_(EVT_LOG_WARN,
+			"stopping: the grace is over, %d callbacks still "
+			"running",
+			woken);
 }
 
 static void await_workers(struct evt_pool *pool)
@@ -371,15 +373,18 @@ static void free_workers(struct evt_pool *pool, int nr)
 	pool->nr_workers = 0;
 }
 
-/* Closing the write end tells a worker that it has seen the last record. */
+/* Tells the workers that they are about to see the last record. */
 static void close_pipes(struct evt_pool *pool, int nr)
 {
+	const struct evt_record wake = {.kind = EVT_RECORD_WAKE};
 	int i;
 
 	for (i = 0; i < nr; i++) {
 		struct evt_worker *worker = &pool->workers[i];
 
+		/* With serve_inbox. A full pipe wakes it as well. */
 		atomic_store(&worker->closing, true);
+		(void)evt_pipe_put_(&worker->pipe, &wake);
 		if (evt_pipe_close_write_(&worker->pipe) == -1)
 			end_deaf_thread(worker);
 	}
@@ -404,10 +409,10 @@ static void finish(struct evt_pool *pool)
 	atomic_store(&pool->hurry, false);
 	evt_worker_free_(&pool->boss);
 	pool->hooks->on_ended(pool);
-	evt_thread_leave_();
 	pthread_mutex_lock(&pool->lock);
 	set_phase(pool, EVT_POOL_GONE);
 	pthread_mutex_unlock(&pool->lock);
+	evt_thread_leave_();
 }
 
 static void leave_loop(struct evt_pool *pool)
@@ -479,7 +484,7 @@ static void join_boss(struct evt_pool *pool)
 
 /* The lock is held and the boss in its loop, so that nothing of this reaches
  * the next run. */
-static void cut_boss(struct evt_pool *pool)
+static bool cut_boss(struct evt_pool *pool)
 {
 	int fd;
 
@@ -488,6 +493,7 @@ static void cut_boss(struct evt_pool *pool)
 	fd = atomic_load(&pool->boss.serving);
 	if (fd != -1)
 		pool->hooks->cut(pool, fd);
+	return fd != -1;
 }
 
 /* The boss sees to the workers' grace, whoever waits for the boss to its. */
@@ -509,7 +515,8 @@ void evt_pool_await_end_(struct evt_pool *pool, unsigned generation)
 		if (in_time || !pool->boss_in_loop)
 			continue;
 		cut = true;
-		cut_boss(pool);
+		if (!cut_boss(pool))
+			continue;
 		pthread_mutex_unlock(&pool->lock);
 		evt_log_(EVT_LOG_WARN,
 			"stopping: the grace is over, the listener's callback "
@@ -675,18 +682,30 @@ int evt_worker_post(struct evt_worker *worker, evt_task task, void *arg)
 
 int evt_pool_post_all(struct evt_pool *pool, evt_task task, void *arg)
 {
+	const struct evt_record record = {
+		.kind = EVT_RECORD_TASK, .task = task, .arg = arg};
 	int posted = 0;
-	int nr;
+	int error = ENXIO;
+	int nr = 0;
 
+	if (evt_forked_())
+		return evt_fail_(EPERM, "evt_pool_post_all in a forked child");
 	if (!pool || !task)
 		return evt_fail_(EINVAL, "evt_pool_post_all");
 	enter(pool, false); /* the workers stay until leave */
-	nr = atomic_load(&pool->nr_open);
-	while (posted < nr &&
-		evt_worker_post(&pool->workers[posted], task, arg) == 0)
+	if (atomic_load(&pool->phase) < EVT_POOL_ENDED)
+		nr = atomic_load(&pool->nr_open);
+	else
+		error = ECANCELED;
+	while (posted < nr) {
+		error = evt_pool_put_(
+			pool, &pool->workers[posted], &record, true);
+		if (error)
+			break;
 		posted++;
+	}
 	leave(pool);
-	if (nr == 0)
-		return evt_fail_(ENXIO, "evt_pool_post_all");
-	return posted > 0 ? posted : -1;
+	if (posted > 0)
+		return posted;
+	return evt_fail_(error, "evt_pool_post_all");
 }

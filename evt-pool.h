@@ -59,8 +59,9 @@ struct event_base *evt_worker_base(struct evt_worker *worker);
 
 /*
  * Has task(worker, arg) called on worker. A task that was taken (0) runs
- * exactly once, also while the pool stops; if the worker has lost its thread
- * (a callback ended it), on another worker.
+ * exactly once, also while the pool stops. If the worker has lost its thread
+ * (a callback ended it), it runs on another; if none has room, a line tells
+ * that it does not run.
  * When the pipe is full a worker gets EAGAIN, since it might wait for itself;
  * other threads wait for room. ECANCELED once the pool has ended. ENXIO if
  * no worker is left.

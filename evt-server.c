@@ -598,7 +598,9 @@ static EVT_SELDOM_ int keep_or_put(const struct evt_record *record)
 		error = keep(record, &started);
 		unlock_server();
 		if (started)
-			return evt_pool_put_(&server.pool, NULL, record, true);
+			error = evt_pool_put_(&server.pool, NULL, record, true);
+		if (error == ENOTCONN) /* stopped, and begun anew */
+			continue;
 		if (error != EAGAIN || !may_wait)
 			return error;
 		if (evt_pool_phase_(&server.pool) != EVT_POOL_RUNNING)
@@ -653,6 +655,11 @@ void evt_close(sockfd_t fd)
 
 	if (fd < 0 || is_listening_socket(fd))
 		return;
+	if (evt_forked_()) { /* the connection itself is the parent's */
+		close(fd);
+		errno = error;
+		return;
+	}
 	if (self && atomic_load(&self->serving) == fd)
 		evt_worker_serving_(self, -1);
 	gone = shutdown(fd, SHUT_RDWR) == -1 && errno == ENOTCONN;

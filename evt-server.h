@@ -33,8 +33,10 @@
  *		blocked: a write to a client that left gives EPIPE. A callback
  *		that forks and executes a program unblocks them in the child.
  * Descriptors	All close-on-exec, none below 3.
- * fork		In a child forked while the server runs every call gives EPERM
- *		and evt_server_stop does nothing; the parent is not affected.
+ * fork		In a child forked while the server runs every call here gives
+ *		EPERM, evt_server_stop does nothing, and evt_close closes the
+ *		child's copy alone; the parent is not affected. The child must
+ *		not return from a callback. A UDP port stays in use with it.
  *		A program that becomes a daemon forks before evt_server_start
  *		and evt_server_threads.
  */
@@ -162,7 +164,8 @@ void evt_close(sockfd_t fd);
  * The event_base of the listener or worker that the caller runs on, NULL
  * elsewhere: a tcb may register events of its own instead of blocking. They
  * belong to this thread, and are no longer called once the server stops. The
- * library runs it; a callback must not.
+ * library runs it; a callback must not. The grace of a stop knows of tcb's
+ * connections alone: these callbacks must not block for ever.
  */
 struct event_base *evt_thread_base(void);
 

@@ -4,6 +4,7 @@
  */
 /* wrap: accept4 event_add */
 #include "ledger.h"
+#include "network.h"
 #include "../evt-core.h"
 #include "../evt-log.h"
 #include "../evt-server-internal.h"
@@ -585,5 +586,6 @@ int main(void)
 		ACCEPT_TEST(descriptors_above_1024_work),
 	};
 
+	(void)own_network(CLONE_NEWNET);
 	return ledger_run("accept", tests);
 }

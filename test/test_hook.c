@@ -27,8 +27,8 @@ static void accept_and_wait(sockfd_t fd, short evt, void *arg)
 
 	(void)evt;
 	(void)arg;
-	evt_close(conn);
 	wait_at_gate();
+	evt_close(conn);
 }
 
 /* J15, D07 */

@@ -391,7 +391,7 @@ static void a_child_that_was_forked_while_others_logged_may_log(void **state)
 	evt_set_log(throw_away, NULL);
 	for (i = 0; i < 2; i++)
 		pthread_create(&threads[i], NULL, log_on_and_on, NULL);
-	for (i = 0; i < 50 && status == 0; i++)
+	for (i = 0; i < 50 / slowness() && status == 0; i++)
 		status = in_child(log_once, NULL, 5);
 	atomic_store(&enough, true);
 	for (i = 0; i < 2; i++)

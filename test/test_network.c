@@ -4,14 +4,12 @@
  * bindv6only, with short queues, and ports that are not for everybody.
  */
 #include "ledger.h"
+#include "network.h"
 #include "../evt-core.h"
 #include "../evt-log.h"
 
 #include <fcntl.h>
-#include <net/if.h>
 #include <netinet/tcp.h>
-#include <sched.h>
-#include <sys/ioctl.h>
 
 #define NOT_HERE 77 /* of a child: this machine lacks something */
 
@@ -81,20 +79,11 @@ static bool set_sysctl(const char *name, const char *value)
 	return ok;
 }
 
-/* A network of its own, loopback up. */
 static void enter_namespace(void)
 {
-	struct ifreq request = {.ifr_name = "lo"};
-	int fd;
-
-	if (unshare(CLONE_NEWNET) == -1 &&
-		unshare(CLONE_NEWUSER | CLONE_NEWNET) == -1)
+	if (!own_network(CLONE_NEWNET) &&
+		!own_network(CLONE_NEWUSER | CLONE_NEWNET))
 		_exit(NOT_HERE);
-	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	CHECK(ioctl(fd, SIOCGIFFLAGS, &request) == 0);
-	request.ifr_flags |= IFF_UP;
-	CHECK(ioctl(fd, SIOCSIFFLAGS, &request) == 0);
-	close(fd);
 }
 
 static void in_namespace(void (*fn)(void *), void *arg)

@@ -3,6 +3,7 @@
  * forks, and the programs that it executes.
  */
 #include "ledger.h"
+#include "network.h"
 #include "../evt-core.h"
 #include "../evt-log.h"
 #include "../evt-pool.h"
@@ -598,5 +599,6 @@ int main(void)
 		PROCESS_TEST(an_executed_program_has_none_of_our_descriptors),
 	};
 
+	(void)own_network(CLONE_NEWNET);
 	return ledger_run("process", tests);
 }

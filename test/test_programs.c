@@ -4,6 +4,7 @@
  * clients that people have.
  */
 #include "ledger.h"
+#include "network.h"
 #include "programs.h"
 #include "../evt-core.h"
 
@@ -367,5 +368,6 @@ int main(void)
 		PROGRAM_TEST(socat_gets_a_megabyte_back_unchanged),
 	};
 
+	(void)own_network(CLONE_NEWNET);
 	return ledger_run("programs", tests);
 }

@@ -5,6 +5,7 @@
  */
 /* wrap: socket */
 #include "ledger.h"
+#include "network.h"
 #include "../evt-core.h"
 #include "../evt-log.h"
 #include "../evt-server-internal.h"
@@ -645,5 +646,6 @@ int main(void)
 		TCP_TEST(a_client_that_has_left_still_gives_a_whole_address),
 	};
 
+	(void)own_network(CLONE_NEWNET);
 	return ledger_run("tcp", tests);
 }

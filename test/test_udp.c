@@ -5,6 +5,7 @@
  */
 /* wrap: recvmsg */
 #include "ledger.h"
+#include "network.h"
 #include "../evt-core.h"
 #include "../evt-log.h"
 #include "../evt-server-internal.h"
@@ -666,5 +667,6 @@ int main(void)
 		UDP_TEST(the_udp_port_is_free_when_stop_returns),
 	};
 
+	(void)own_network(CLONE_NEWNET);
 	return ledger_run("udp", tests);
 }
