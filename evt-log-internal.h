@@ -5,10 +5,14 @@
 #include "evt-log.h"
 
 #include <stddef.h>
+#include <stdint.h>
 
 #define EVT_LOG_LINE    512 /* the longest line, its NUL counted */
 #define EVT_LOG_BURST   8   /* the same line so often in one second */
 #define EVT_LOG_FORMAT_ __attribute__((format(printf, 2, 3)))
+
+/* Monotonic; here, since this file needs it and every other includes it. */
+int64_t evt_now_ms_(void);
 
 /* One line; errno is kept. */
 void evt_log_(int level, const char *format, ...) EVT_LOG_FORMAT_;

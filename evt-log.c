@@ -47,7 +47,7 @@ static _Thread_local struct evt_log_kept *keeper;
 
 static const char *const level_names[] = {"debug", "info", "warning", "error"};
 
-static int64_t now_ms(void)
+int64_t evt_now_ms_(void)
 {
 	struct timespec now;
 
@@ -66,7 +66,7 @@ static void write_stderr(int level, const char *line)
 	char text[EVT_LOG_LINE + 32];
 	int len;
 
-	if (level < EVT_LOG_INFO)
+	if (level < EVT_LOG_INFO || level > EVT_LOG_ERROR)
 		return;
 	len = snprintf(text, sizeof(text), "evt-server: %s: %s\n",
 		level_names[level], line);
@@ -116,7 +116,7 @@ static void emit_report(struct hook hook, struct report report)
 /* True if the line is to be held back; the lock is held. */
 static bool limit(int level, const char *line, struct report *report)
 {
-	int64_t now = now_ms();
+	int64_t now = evt_now_ms_();
 	bool same = level == logger.last_level &&
 		strcmp(line, logger.last) == 0;
 

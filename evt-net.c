@@ -321,26 +321,18 @@ ssize_t evt_net_receive_(int fd, void *buf, size_t size, int flags,
 	return len;
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Waits for a connect(2) that goes on by itself: 0, or -1 and its error. */
 static int await_connected(int fd, int timeout_ms)
 {
 	struct pollfd out = {.fd = fd, .events = POLLOUT};
-	int64_t deadline = now_ms() + timeout_ms;
+	int64_t deadline = evt_now_ms_() + timeout_ms;
 	socklen_t len = sizeof(int);
 	int64_t left;
 	int error;
 	int ready;
 
 	do {
-		left = deadline - now_ms();
+		left = deadline - evt_now_ms_();
 		ready = poll(&out, 1, left > 0 ? (int)left : 0);
 	} while (ready == -1 && errno == EINTR);
 	if (ready == 0)

@@ -145,6 +145,12 @@ void *evt_worker_main_(void *arg);
 void evt_thread_enter_(struct evt_worker *);
 void evt_thread_leave_(void);
 
+/*
+ * A write to a client that left, or was cut, raised SIGPIPE, which is blocked
+ * here; a callback that unblocks it later must not die of it then.
+ */
+void evt_thread_take_sigpipe_(void);
+
 /* Serves until done: 0, or -1 if the loop failed. */
 int evt_worker_run_(struct evt_worker *);
 
@@ -170,8 +176,6 @@ int evt_callback_begin_(void);
 void evt_callback_end_(struct evt_worker *, int state);
 
 /* evt-pool.c: starting, choosing a worker, stopping. */
-
-int64_t evt_now_ms_(void);
 
 /* Once for each struct. */
 void evt_pool_init_(struct evt_pool *, const struct evt_pool_hooks *);

@@ -19,14 +19,6 @@
 #include <stdlib.h>
 #include <time.h>
 
-int64_t evt_now_ms_(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 void evt_pool_init_(struct evt_pool *pool, const struct evt_pool_hooks *hooks)
 {
 	pthread_condattr_t monotonic;
@@ -632,34 +624,6 @@ struct evt_worker *evt_pool_worker(struct evt_pool *pool, int index)
 		return NULL;
 	}
 	return &pool->workers[index];
-}
-
-struct evt_worker *evt_worker_self(void)
-{
-	struct evt_worker *self = evt_thread_self_();
-
-	return self && self->index != -1 ? self : NULL;
-}
-
-struct evt_pool *evt_worker_pool(struct evt_worker *worker)
-{
-	if (worker)
-		return worker->pool;
-	evt_fail_(EINVAL, "evt_worker_pool");
-	return NULL;
-}
-
-int evt_worker_index(struct evt_worker *worker)
-{
-	return worker ? worker->index : evt_fail_(EINVAL, "evt_worker_index");
-}
-
-struct event_base *evt_worker_base(struct evt_worker *worker)
-{
-	if (worker)
-		return worker->base;
-	evt_fail_(EINVAL, "evt_worker_base");
-	return NULL;
 }
 
 int evt_worker_post(struct evt_worker *worker, evt_task task, void *arg)

@@ -18,8 +18,6 @@
 #include "evt-server-internal.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <time.h>
 
 /* What dispatching may count on. */
 enum workers {
@@ -377,13 +375,6 @@ static int open_listener(void)
 	return evt_fault_(error, "%s %s", step, where);
 }
 
-static void say_listening(void)
-{
-	evt_log_(EVT_LOG_DEBUG, "listening on %s, port %d, backlog %d",
-		server.listener.where, evt_server_port(),
-		evt_net_backlog_limit_());
-}
-
 /* The lock is held. */
 static int start_listener(evt_callback cb, void *arg)
 {
@@ -396,7 +387,9 @@ static int start_listener(evt_callback cb, void *arg)
 		goto no_boss;
 	if (evt_listener_watch_(&server.listener, &server.pool, cb, arg) == -1)
 		goto not_watched;
-	say_listening();
+	evt_log_(EVT_LOG_DEBUG, "listening on %s, port %d, backlog %d",
+		server.listener.where, evt_server_port(),
+		evt_net_backlog_limit_());
 	return 0;
 not_watched:
 	if (!had_boss)
@@ -634,19 +627,6 @@ int evt_thread_dispatch(sockfd_t conn, short evt, void *arg)
 	return 0;
 }
 
-/* A write to a client that left, or was cut, raised SIGPIPE, which is blocked
- * here; a callback that unblocks it later must not die of it then. */
-static void take_sigpipe(void)
-{
-	const struct timespec now = {0, 0};
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGPIPE);
-	while (sigtimedwait(&set, NULL, &now) == -1 && errno == EINTR)
-		;
-}
-
 void evt_close(sockfd_t fd)
 {
 	struct evt_worker *self = evt_thread_self_();
@@ -664,7 +644,7 @@ void evt_close(sockfd_t fd)
 		evt_worker_serving_(self, -1);
 	gone = shutdown(fd, SHUT_RDWR) == -1 && errno == ENOTCONN;
 	if (self && (gone || atomic_load(&self->pool->hurry)))
-		take_sigpipe();
+		evt_thread_take_sigpipe_();
 	close(fd);
 	evt_listener_nudge_(&server.listener);
 	errno = error;

@@ -30,6 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 _Thread_local struct evt_worker *evt_self_;
@@ -325,6 +326,17 @@ void evt_thread_enter_(struct evt_worker *worker)
 	pthread_setname_np(pthread_self(), name);
 }
 
+void evt_thread_take_sigpipe_(void)
+{
+	const struct timespec now = {0, 0};
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGPIPE);
+	while (sigtimedwait(&set, NULL, &now) == -1 && errno == EINTR)
+		;
+}
+
 void evt_thread_leave_(void)
 {
 	atomic_fetch_sub(&nr_threads, 1);
@@ -466,5 +478,35 @@ void *evt_worker_main_(void *arg)
 		evt_worker_run_at_stop_(worker);
 	pthread_cleanup_pop(0); /* lose_thread */
 	pthread_cleanup_pop(1); /* leave_pool */
+	return NULL;
+}
+
+/* evt-pool.h */
+
+struct evt_worker *evt_worker_self(void)
+{
+	struct evt_worker *self = evt_thread_self_();
+
+	return self && self->index != -1 ? self : NULL;
+}
+
+struct evt_pool *evt_worker_pool(struct evt_worker *worker)
+{
+	if (worker)
+		return worker->pool;
+	evt_fail_(EINVAL, "evt_worker_pool");
+	return NULL;
+}
+
+int evt_worker_index(struct evt_worker *worker)
+{
+	return worker ? worker->index : evt_fail_(EINVAL, "evt_worker_index");
+}
+
+struct event_base *evt_worker_base(struct evt_worker *worker)
+{
+	if (worker)
+		return worker->base;
+	evt_fail_(EINVAL, "evt_worker_base");
 	return NULL;
 }
