@@ -404,7 +404,7 @@ static int quota_cpus(long long quota_us, long long period_us)
 {
 	if (quota_us <= 0 || period_us <= 0 || quota_us / period_us >= MAX_CPUS)
 		return INT_MAX;
-	return (int)((quota_us + period_us - 1) / period_us);
+	return (int)(quota_us / period_us + (quota_us % period_us != 0));
 }
 
 /* The quota of the cgroup in folder: cpu.max, or the two files of version 1. */
