@@ -26,6 +26,16 @@
 
 /* Addresses */
 
+/* An address of the program's need not be aligned. */
+static int family_of(const struct sockaddr *addr)
+{
+	const size_t at = offsetof(struct sockaddr, sa_family);
+	sa_family_t family;
+
+	memcpy(&family, (const char *)addr + at, sizeof(family));
+	return family;
+}
+
 WEAK struct addrinfo *get_server_addrinfo(void)
 {
 	return evt_server_addrinfo_();
@@ -94,14 +104,14 @@ WEAK int serialize_addr(struct sockaddr *src, char *dest, int size)
 
 	if (!src || !dest)
 		return 0;
-	if (src->sa_family == AF_INET && size >= WIRE_IPV4_LEN) {
+	if (family_of(src) == AF_INET && size >= WIRE_IPV4_LEN) {
 		memcpy(&in, src, sizeof(in));
 		put_u16(dest, WIRE_IPV4);
 		memcpy(dest + 2, &in.sin_port, 2);
 		memcpy(dest + 4, &in.sin_addr, 4);
 		return WIRE_IPV4_LEN;
 	}
-	if (src->sa_family == AF_INET6 && size >= WIRE_IPV6_LEN) {
+	if (family_of(src) == AF_INET6 && size >= WIRE_IPV6_LEN) {
 		memcpy(&in6, src, sizeof(in6));
 		scope = htonl(in6.sin6_scope_id); /* the one in host order */
 		put_u16(dest, WIRE_IPV6);
@@ -166,11 +176,11 @@ WEAK int copy_ip_addr(struct sockaddr *src, char *buf, int size)
 
 	if (!src || !buf)
 		return 0;
-	if (src->sa_family == AF_INET) {
+	if (family_of(src) == AF_INET) {
 		memcpy(&in, src, sizeof(in));
 		return copy_bytes(buf, size, &in.sin_addr, 4);
 	}
-	if (src->sa_family != AF_INET6)
+	if (family_of(src) != AF_INET6)
 		return 0;
 	memcpy(&in6, src, sizeof(in6));
 	if (IN6_IS_ADDR_V4MAPPED(&in6.sin6_addr))
@@ -213,7 +223,7 @@ WEAK int get_conn_to_addr(struct sockaddr *addr, int port, int socktype)
 {
 	struct sockaddr_storage to = {0};
 	char text[EVT_NET_TEXT];
-	socklen_t len = addr ? evt_net_addr_len_(addr->sa_family) : 0;
+	socklen_t len = addr ? evt_net_addr_len_(family_of(addr)) : 0;
 	in_port_t net_port = (in_port_t)port;
 	const size_t port_at = offsetof(struct sockaddr_in, sin_port);
 	int fd;
