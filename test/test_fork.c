@@ -30,12 +30,13 @@ static void end_child(pid_t child)
 /* J06 */
 static void stop_does_not_wait_for_a_forked_child(void **state)
 {
-	int port = serve(on_client, echo, 3);
 	pid_t child;
+	int port;
 
 	(void)state;
 	if (under("tsan")) /* it does not support threads before a fork */
 		skip();
+	port = serve(on_client, echo, 3);
 	assert_true(answers(port));
 	child = fork_idle_child();
 	assert_true(child > 0);
@@ -48,12 +49,13 @@ static void stop_does_not_wait_for_a_forked_child(void **state)
 /* J06 */
 static void the_port_is_free_though_a_forked_child_lives(void **state)
 {
-	int port = serve(on_client, echo, 1);
 	pid_t child;
+	int port;
 
 	(void)state;
 	if (under("tsan"))
 		skip();
+	port = serve(on_client, echo, 1);
 	child = fork_idle_child();
 	assert_true(child > 0);
 	evt_server_stop();

@@ -256,6 +256,34 @@ static void post_all_from_a_worker_reaches_itself_too(void **state)
 	assert_int_equal(atomic_load(&arrived[1]), WORKERS);
 }
 
+static void *post_to_all_main(void *arg)
+{
+	atomic_store(&result_of_post_all,
+		evt_pool_post_all(atomic_load(&pool), note_task, arg));
+	return NULL;
+}
+
+/* C03 */
+static void post_all_that_waits_for_room_is_ended_by_a_stop(void **state)
+{
+	struct filler it;
+	pthread_t poster;
+	pthread_t thread;
+
+	(void)state;
+	serve_with_a_known_pool(3);
+	hold(1);
+	fill_from(2, 1, &it);
+	pthread_create(&poster, NULL, post_to_all_main, numbered(1));
+	assert_true(WAIT_FOR(atomic_load(&atomic_load(&pool)->waiters) == 1));
+	thread = stop_elsewhere(NULL);
+	pthread_join(poster, NULL);
+	assert_int_equal(atomic_load(&result_of_post_all), 1);
+	open_gate();
+	pthread_join(thread, NULL);
+	assert_int_equal(atomic_load(&nr_arrived), 1);
+}
+
 /* Stopping */
 
 static void tasks_that_were_taken_run_before_stop_returns(void **state)
@@ -305,12 +333,16 @@ static void what_is_taken_while_stopping_runs_exactly_once(void **state)
 }
 
 static atomic_int error_at_stop;
+static atomic_int error_of_all_at_stop;
 
 static void post_at_stop(void *arg)
 {
-	int result = evt_worker_post(evt_worker_self(), note_task, arg);
+	struct evt_worker *self = evt_worker_self();
+	int result = evt_worker_post(self, note_task, arg);
 
 	atomic_store(&error_at_stop, result == -1 ? errno : 0);
+	result = evt_pool_post_all(evt_worker_pool(self), note_task, arg);
+	atomic_store(&error_of_all_at_stop, result == -1 ? errno : 0);
 }
 
 static void register_at_stop(struct evt_worker *self, void *arg)
@@ -328,6 +360,7 @@ static void once_the_pool_has_ended_posting_is_canceled(void **state)
 	evt_worker_post(worker(0), register_at_stop, numbered(1));
 	evt_server_stop();
 	assert_int_equal(atomic_load(&error_at_stop), ECANCELED);
+	assert_int_equal(atomic_load(&error_of_all_at_stop), ECANCELED);
 	assert_int_equal(atomic_load(&nr_arrived), 0);
 	assert_int_equal(log_lines(EVT_LOG_WARN), 0);
 }
@@ -397,6 +430,7 @@ int main(void)
 		LEDGER_TEST(post_all_tells_how_many_took_it_by_index),
 		LEDGER_TEST(post_all_fails_if_not_even_the_first_took_it),
 		LEDGER_TEST(post_all_from_a_worker_reaches_itself_too),
+		LEDGER_TEST(post_all_that_waits_for_room_is_ended_by_a_stop),
 		LEDGER_TEST(tasks_that_were_taken_run_before_stop_returns),
 		LEDGER_TEST(what_is_taken_while_stopping_runs_exactly_once),
 		LEDGER_TEST(once_the_pool_has_ended_posting_is_canceled),
