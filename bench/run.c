@@ -18,7 +18,7 @@
 
 #include <dirent.h>
 
-#define USUAL_ROUNDS  31
+#define USUAL_ROUNDS  15
 #define WORKERS       2
 #define WARM_UP       500
 #define IDLE_WORKERS  8
@@ -34,9 +34,6 @@ enum { RATE, P99, CPU, NR_FIGURES };
 static const char *const path[NR_SERVERS] = {
 	"bench/bare", "test/evt_test", "bench/polling"};
 static const char *const name[NR_SERVERS] = {"bare", "evt_test", "polling"};
-
-/* Polling is slow, and far enough off: it has its turn in every other round. */
-#define POLLING_EVERY 2
 
 struct load {
 	int in_flight;
@@ -144,14 +141,8 @@ static void measure(struct load *load, int which, int nr)
 
 static void measure_round(struct load *load, int round)
 {
-	for (int i = 0; i < NR_SERVERS; i++) {
-		int which = (round + i) % NR_SERVERS;
-
-		if (which != POLLING)
-			measure(load, which, round);
-		else if (round % POLLING_EVERY == 0)
-			measure(load, which, round / POLLING_EVERY);
-	}
+	for (int i = 0; i < NR_SERVERS; i++)
+		measure(load, (round + i) % NR_SERVERS, round);
 }
 
 static void measure_all(int rounds)
@@ -193,35 +184,16 @@ static void print_ratio(const char *what, const double *ours,
 		verdict(target, q.median));
 }
 
-static int rounds_of(int which, int rounds)
-{
-	return which == POLLING ? (rounds - 1) / POLLING_EVERY + 1 : rounds;
-}
-
 static void print_server(struct load *load, int which, int rounds)
 {
-	int own = rounds_of(which, rounds);
-
 	printf("%-8s", name[which]);
-	print_figure(load->figure[which][RATE], own, 0, 11);
-	print_figure(load->figure[which][P99], own, 0, 15);
-	print_figure(load->figure[which][CPU], own, 1, 0);
+	print_figure(load->figure[which][RATE], rounds, 0, 11);
+	print_figure(load->figure[which][P99], rounds, 0, 15);
+	print_figure(load->figure[which][CPU], rounds, 1, 0);
 	printf("\n");
 	if (load->failures[which] > 0)
 		printf("%-8s %8d transactions failed\n", "",
 			load->failures[which]);
-}
-
-static void print_polling_ratio(struct load *load, int rounds)
-{
-	int own = rounds_of(POLLING, rounds);
-	const double *all = load->figure[EVT][RATE];
-	series evt = {0}; /* in the same rounds */
-
-	for (int i = 0; i < own; i++)
-		evt[i] = all[(size_t)i * POLLING_EVERY];
-	print_ratio("polling's rate", evt, load->figure[POLLING][RATE], own,
-		(struct target){AT_LEAST, load->polling_rate});
 }
 
 static void print_load(struct load *load, int rounds)
@@ -229,9 +201,9 @@ static void print_load(struct load *load, int rounds)
 	series *evt = load->figure[EVT];
 	series *bare = load->figure[BARE];
 
-	printf("%d in flight, %d workers: medians and quartiles of %d rounds "
-	       "(polling: %d)\n\n",
-		load->in_flight, WORKERS, rounds, rounds_of(POLLING, rounds));
+	printf("%d in flight, %d workers: medians and quartiles of %d "
+	       "rounds\n\n",
+		load->in_flight, WORKERS, rounds);
 	printf("%-8s %8s %-11s %8s %-15s %8s\n", "", "rate/s", "", "p99 us", "",
 		"CPU us of each");
 	for (int i = 0; i < NR_SERVERS; i++)
@@ -244,7 +216,8 @@ static void print_load(struct load *load, int rounds)
 		(struct target){AT_MOST, 1.10});
 	print_ratio("bare's CPU per transaction", evt[CPU], bare[CPU], rounds,
 		(struct target){AT_MOST, 1.05});
-	print_polling_ratio(load, rounds);
+	print_ratio("polling's rate", evt[RATE], load->figure[POLLING][RATE],
+		rounds, (struct target){AT_LEAST, load->polling_rate});
 	printf("\n");
 }
 
