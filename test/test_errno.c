@@ -3,7 +3,7 @@
  * leaves that of the cause.
  */
 /* wrap: getaddrinfo socket setsockopt bind listen pipe2 accept4 recvmsg */
-/* wrap: pthread_create fcntl */
+/* wrap: pthread_create fcntl close shutdown */
 #include "known_pool.h"
 #include "addresses.h"
 #include "inject.h"
@@ -108,6 +108,29 @@ int __wrap_fcntl(int fd, int cmd, ...)
 	if (cmd == F_GETFL && injected(&getfl_call))
 		return -1;
 	return __real_fcntl(fd, cmd, arg);
+}
+
+/* What succeeds may change errno too, see errno(3). */
+
+int __real_close(int fd);
+int __real_shutdown(int fd, int how);
+
+int __wrap_close(int fd)
+{
+	int result = __real_close(fd);
+
+	if (result == 0)
+		errno = EXDEV;
+	return result;
+}
+
+int __wrap_shutdown(int fd, int how)
+{
+	int result = __real_shutdown(fd, how);
+
+	if (result == 0)
+		errno = EXDEV;
+	return result;
 }
 
 /* A hook that forgets errno, and counts. */

@@ -150,6 +150,26 @@ static void no_byte_beyond_the_size_is_printed(void **state)
 	}
 }
 
+/* L06 */
+static void as_many_bytes_are_printed_as_were_asked_for(void **state)
+{
+	char bytes[40];
+	const char *text;
+	int size;
+
+	(void)state;
+	memset(bytes, 0xab, sizeof(bytes));
+	for (size = 0; size <= 33; size++) {
+		int pairs = 0;
+
+		begin_printing();
+		print_buffer("x", bytes, size);
+		for (text = end_printing(); (text = strstr(text, "ab")); text++)
+			pairs++;
+		assert_int_equal(pairs, size);
+	}
+}
+
 /* L06, A12 */
 static void nothing_can_be_printed_too(void **state)
 {
@@ -484,6 +504,7 @@ int main(void)
 		LEDGER_TEST(a_buffer_is_printed_in_hex_and_as_text),
 		LEDGER_TEST(bytes_that_are_not_ascii_are_dots),
 		LEDGER_TEST(no_byte_beyond_the_size_is_printed),
+		LEDGER_TEST(as_many_bytes_are_printed_as_were_asked_for),
 		LEDGER_TEST(nothing_can_be_printed_too),
 		LEDGER_TEST(a_name_is_not_taken_for_a_format),
 		LEDGER_TEST(sys_error_tells_errno_and_keeps_it),
