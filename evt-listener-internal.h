@@ -43,6 +43,9 @@ struct evt_listener {
 	long pause_ms; /* the last one's length; 0: there is none */
 	int64_t paused_at_ms;
 	unsigned long failures;
+	bool told;             /* this one has its lines */
+	int64_t told_since_ms; /* the second in which they are counted */
+	unsigned nr_told;
 
 	atomic_bool paused;    /* evt_listener_nudge_ is welcome */
 	atomic_ulong accepted; /* counters, written by the boss */

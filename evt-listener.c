@@ -20,21 +20,23 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define PAUSE_MIN_MS 10L
-#define PAUSE_MAX_MS 100L
+#define PAUSE_MIN_MS  10L
+#define PAUSE_MAX_MS  100L
+#define TOLD_A_SECOND EVT_LOG_BURST
 
 int evt_listener_open_(struct evt_listener *listener,
 	const struct sockaddr *addr, socklen_t len, int socktype,
 	const char **step)
 {
+	struct sockaddr_storage storage = {0};
+	struct sockaddr *bound = (struct sockaddr *)&storage;
 	int fd = evt_net_bind_(addr, len, socktype, step);
-	int port;
 	int error;
 
 	if (fd == -1)
 		return -1;
-	port = evt_net_port_(fd);
-	if (port == -1) {
+	len = sizeof(storage);
+	if (getsockname(fd, bound, &len) == -1) {
 		*step = "getsockname";
 		error = errno;
 		close(fd);
@@ -43,11 +45,12 @@ int evt_listener_open_(struct evt_listener *listener,
 	}
 	listener->socktype = socktype;
 	listener->state = EVT_LISTENER_OPEN;
-	evt_net_text_(addr, listener->where);
+	listener->told_since_ms = 0;
+	evt_net_text_(bound, listener->where);
 	atomic_store(&listener->accepted, 0);
 	atomic_store(&listener->pauses, 0);
 	atomic_store(&listener->vanished, 0);
-	atomic_store(&listener->port, port);
+	atomic_store(&listener->port, evt_net_addr_port_(bound));
 	atomic_store(&listener->fd, fd);
 	return 0;
 }
@@ -235,19 +238,30 @@ static enum verdict judge(int error)
 	}
 }
 
+/* Where connections come and go quickly there are many short pauses: a few
+ * are told each second, with how many there were. */
+static bool may_tell(struct evt_listener *listener, int64_t now_ms)
+{
+	if (now_ms - listener->told_since_ms >= 1000) {
+		listener->told_since_ms = now_ms;
+		listener->nr_told = 0;
+	}
+	return listener->nr_told++ < TOLD_A_SECOND;
+}
+
 static void say_paused(struct evt_listener *listener, int error)
 {
-	unsigned long accepted = atomic_load_explicit(
-		&listener->accepted, memory_order_relaxed);
 	struct rlimit limit = {0, 0};
 	char reason[64];
 
 	getrlimit(RLIMIT_NOFILE, &limit);
 	evt_log_(EVT_LOG_WARN,
 		"accepting on %s pauses: %s (%llu descriptors allowed, %lu "
-		"connections accepted so far)",
+		"connections accepted, paused %lu times before)",
 		listener->where, strerror_r(error, reason, sizeof(reason)),
-		(unsigned long long)limit.rlim_cur, accepted);
+		(unsigned long long)limit.rlim_cur,
+		atomic_load(&listener->accepted),
+		atomic_load(&listener->pauses));
 }
 
 static void pause_accepting(struct evt_listener *listener, int error)
@@ -259,7 +273,9 @@ static void pause_accepting(struct evt_listener *listener, int error)
 	if (listener->pause_ms == 0) {
 		listener->paused_at_ms = evt_now_ms_();
 		listener->failures = 0;
-		say_paused(listener, error);
+		listener->told = may_tell(listener, listener->paused_at_ms);
+		if (listener->told)
+			say_paused(listener, error);
 	}
 	listener->failures++;
 	listener->pause_ms = listener->pause_ms == 0 ? PAUSE_MIN_MS
@@ -279,11 +295,12 @@ static void note_success(struct evt_listener *listener)
 	atomic_fetch_add_explicit(&listener->accepted, 1, memory_order_relaxed);
 	if (listener->pause_ms == 0)
 		return;
-	evt_log_(EVT_LOG_INFO,
-		"accepting on %s goes on after %lld ms and %lu failures",
-		listener->where,
-		(long long)(evt_now_ms_() - listener->paused_at_ms),
-		listener->failures);
+	if (listener->told)
+		evt_log_(EVT_LOG_INFO,
+			"accepting on %s goes on after %lld ms and %lu failures",
+			listener->where,
+			(long long)(evt_now_ms_() - listener->paused_at_ms),
+			listener->failures);
 	listener->pause_ms = 0;
 }
 

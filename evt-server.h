@@ -127,7 +127,7 @@ int evt_server_port(void);
  * written. -1: EAGAIN when nobody waits. When descriptors or memory have run
  * out (EMFILE, ENFILE, ENOBUFS, ENOMEM) the listener pauses, 10 ms and then up
  * to 100 ms, or until evt_close frees a descriptor; the clients wait in the
- * kernel's queue, and one line tells of the whole episode.
+ * kernel's queue, and one line tells of the whole episode (8 a second at most).
  */
 int evt_tcp(sockfd_t fd, struct sockaddr *sock);
 

@@ -292,6 +292,33 @@ static void a_listener_that_waits_for_a_pool_does_not_hold_up_stop(void **state)
 	}
 }
 
+/* C03 */
+static void a_listener_that_waits_for_room_does_not_hold_up_stop(void **state)
+{
+	enum { NR = 3 * PAGE_RECORDS };
+	pthread_t stopper;
+	int clients[NR];
+	int port;
+	int i;
+
+	(void)state;
+	port = serve_with_small_pipes(on_client, close_at_gate, 1);
+	for (i = 0; i < NR; i++)
+		clients[i] = connect_to(port);
+	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1 &&
+		atomic_load(&tally.accepted) > PAGE_RECORDS + 1));
+	stopper = stop_elsewhere(NULL);
+	assert_true(WAIT_FOR(atomic_load(&tally.refused) == 1));
+	open_gate();
+	pthread_join(stopper, NULL);
+	assert_int_equal(
+		atomic_load(&tally.served), atomic_load(&tally.accepted) - 1);
+	for (i = 0; i < NR; i++) {
+		assert_true(at_end(clients[i]));
+		close(clients[i]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -307,6 +334,8 @@ int main(void)
 		LEDGER_TEST(the_listener_waits_when_no_more_are_kept),
 		LEDGER_TEST(
 			a_listener_that_waits_for_a_pool_does_not_hold_up_stop),
+		LEDGER_TEST(
+			a_listener_that_waits_for_room_does_not_hold_up_stop),
 	};
 
 	return ledger_run("full", tests);

@@ -37,7 +37,7 @@ static void a_stuck_worker_holds_up_its_own_clients_only(void **state)
 	}
 	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1 &&
 		atomic_load(&tally.served) == 50));
-	assert_int_equal(atomic_load(&tally.accepted), 100);
+	assert_true(WAIT_FOR(atomic_load(&tally.accepted) == 100));
 	open_gate();
 	for (i = 0; i < 100; i++) {
 		assert_true(receive_all(clients[i], &byte, 1));
@@ -276,6 +276,88 @@ static void each_library_thread_has_a_base_and_no_other(void **state)
 	assert_int_equal(log_lines(EVT_LOG_INFO), 0);
 }
 
+static void on_end_of_guest(evutil_socket_t fd, short what, void *arg)
+{
+	struct guest *guest = arg;
+
+	(void)what;
+	evt_close((sockfd_t)fd);
+	event_free(guest->event);
+	atomic_store(&guest->freed, true);
+}
+
+static void register_until_end(sockfd_t conn, short evt, void *arg)
+{
+	struct guest *guest = arg;
+
+	if (guest) {
+		guest->event = event_new(evt_thread_base(), conn, EV_READ,
+			on_end_of_guest, guest);
+		event_add(guest->event, NULL);
+	}
+	just_count(conn, evt, arg);
+}
+
+/* A worker sleeps in another call while the program has events there. */
+static void a_worker_serves_on_while_own_events_come_and_go(void **state)
+{
+	struct guest guest;
+	int pair[2];
+	int i;
+
+	(void)state;
+	assert_int_equal(serve(NULL, register_until_end, 1), 0);
+	for (i = 1; i <= 20; i++) {
+		memset(&guest, 0, sizeof(guest));
+		assert_int_equal(pipe2(pair, O_CLOEXEC), 0);
+		assert_int_equal(
+			evt_thread_dispatch(pair[0], EV_READ, &guest), 0);
+		assert_int_equal(evt_thread_dispatch(NO_FD, EV_READ, NULL), 0);
+		assert_true(WAIT_FOR(atomic_load(&tally.served) == 3 * i - 1));
+		close(pair[1]);
+		assert_true(WAIT_FOR(atomic_load(&guest.freed)));
+		assert_int_equal(evt_thread_dispatch(NO_FD, EV_READ, NULL), 0);
+		assert_true(WAIT_FOR(atomic_load(&tally.served) == 3 * i));
+	}
+	evt_server_stop();
+}
+
+static _Atomic(struct evt_worker *) noted;
+
+static void note_worker(sockfd_t conn, short evt, void *arg)
+{
+	atomic_store(&noted, evt_worker_self());
+	just_count(conn, evt, arg);
+}
+
+static atomic_int end_of_pipe; /* the one that is to be watched */
+
+static void register_by_task(struct evt_worker *worker, void *arg)
+{
+	(void)worker;
+	register_until_end(atomic_load(&end_of_pipe), 0, arg);
+}
+
+/* What a task registers on a worker that slept is heard. */
+static void a_task_registers_events_on_an_idle_worker(void **state)
+{
+	struct guest guest = {.event = NULL};
+	int pair[2];
+
+	(void)state;
+	assert_int_equal(pipe2(pair, O_CLOEXEC), 0);
+	atomic_store(&end_of_pipe, pair[0]);
+	assert_int_equal(serve(NULL, note_worker, 1), 0);
+	assert_int_equal(evt_thread_dispatch(NO_FD, EV_READ, NULL), 0);
+	assert_true(WAIT_FOR(atomic_load(&tally.served) == 1));
+	assert_int_equal(
+		evt_worker_post(atomic_load(&noted), register_by_task, &guest),
+		0);
+	close(pair[1]);
+	assert_true(WAIT_FOR(atomic_load(&guest.freed)));
+	evt_server_stop();
+}
+
 /* At the stop */
 
 static atomic_int ran[8];
@@ -454,6 +536,44 @@ static void an_idle_pool_of_eight_makes_no_wake_ups(void **state)
 	assert_int_equal(in_child(idle, NULL, 10), 0);
 }
 
+static struct event *own[8];
+
+static void add_timer(sockfd_t conn, short evt, void *arg)
+{
+	const struct timeval hour = {.tv_sec = 3600};
+	struct event **mine = &own[evt_worker_index(evt_worker_self())];
+
+	*mine = event_new(evt_thread_base(), -1, 0, on_guest, NULL);
+	event_add(*mine, &hour);
+	just_count(conn, evt, arg);
+}
+
+static void idle_with_timers(void *arg)
+{
+	long before;
+	int i;
+
+	(void)arg;
+	CHECK(serve(on_client, add_timer, 8) > 0);
+	for (i = 0; i < 8; i++)
+		CHECK(evt_thread_dispatch(NO_FD, EV_READ, NULL) == 0);
+	CHECK(WAIT_FOR(atomic_load(&tally.served) == 8));
+	usleep(50000); /* until the threads have gone to sleep */
+	before = voluntary_switches();
+	sleep(1);
+	CHECK(voluntary_switches() - before <= 5);
+	evt_server_stop();
+}
+
+/* C20 */
+static void an_idle_pool_with_timers_makes_no_wake_ups(void **state)
+{
+	(void)state;
+	if (under("tsan") || under("valgrind"))
+		skip();
+	assert_int_equal(in_child(idle_with_timers, NULL, 10), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -466,6 +586,8 @@ int main(void)
 		LEDGER_TEST(after_stop_own_events_are_not_called),
 		LEDGER_TEST(a_callback_that_breaks_its_loop_ends_nothing),
 		LEDGER_TEST(each_library_thread_has_a_base_and_no_other),
+		LEDGER_TEST(a_worker_serves_on_while_own_events_come_and_go),
+		LEDGER_TEST(a_task_registers_events_on_an_idle_worker),
 		LEDGER_TEST(at_stop_the_last_registered_is_called_first),
 		LEDGER_TEST(at_stop_functions_come_after_the_last_callback),
 		LEDGER_TEST(at_stop_is_for_library_threads_only),
@@ -473,6 +595,7 @@ int main(void)
 		LEDGER_TEST(at_stop_without_memory_is_refused),
 		LEDGER_TEST(the_listener_calls_its_functions_too),
 		LEDGER_TEST(an_idle_pool_of_eight_makes_no_wake_ups),
+		LEDGER_TEST(an_idle_pool_with_timers_makes_no_wake_ups),
 	};
 
 	return ledger_run("loops", tests);

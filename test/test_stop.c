@@ -561,6 +561,45 @@ static void stop_with_kept_connections_allocates_nothing(void **state)
 	assert_true(log_has("10 connections were kept"));
 }
 
+static void read_and_close(sockfd_t conn, short evt, void *arg)
+{
+	char byte;
+
+	atomic_fetch_add(&tally.accepted, 1);
+	if (recv(conn, &byte, 1, 0) != 1)
+		atomic_fetch_add(&tally.ends, 1);
+	just_count(conn, evt, arg);
+	evt_close(conn);
+}
+
+/* D07: a connection that the program itself has made, from another port. */
+static void a_clients_socket_of_the_programs_is_not_cut(void **state)
+{
+	pthread_t stopper;
+	int other = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_in addr = {.sin_family = AF_INET};
+	socklen_t len = sizeof(addr);
+	int far;
+
+	(void)state;
+	assert_int_equal(listen(other, 1), 0);
+	getsockname(other, (struct sockaddr *)&addr, &len);
+	assert_true(serve(on_client, read_and_close, 1) > 0);
+	evt_server_grace_ms(0);
+	assert_int_equal(evt_thread_dispatch(connect_to(ntohs(addr.sin_port)),
+				 EV_READ, NULL),
+		0);
+	far = accept4(other, NULL, NULL, SOCK_CLOEXEC);
+	assert_true(WAIT_FOR(atomic_load(&tally.accepted) == 1));
+	stopper = stop_elsewhere(NULL);
+	assert_true(WAIT_FOR(log_has("the grace is over")));
+	assert_true(send_all(far, "a", 1));
+	pthread_join(stopper, NULL);
+	assert_int_equal(atomic_load(&tally.ends), 0);
+	close(far);
+	close(other);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -584,6 +623,7 @@ int main(void)
 		LEDGER_TEST(stop_needs_no_room_in_the_listeners_pipe),
 		LEDGER_TEST(stop_allocates_nothing),
 		LEDGER_TEST(stop_with_kept_connections_allocates_nothing),
+		LEDGER_TEST(a_clients_socket_of_the_programs_is_not_cut),
 	};
 
 	return ledger_run("stop", tests);
