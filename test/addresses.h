@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <netinet/in.h>
+#include <poll.h>
 
 static inline struct sockaddr_in ipv4(const char *ip, int port)
 {
@@ -59,6 +60,18 @@ static inline int bound_but_deaf(const char *ip, int *port)
 	assert_int_equal(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
 	*port = evt_net_port_(fd);
 	return fd;
+}
+
+/* True once a client waits: the kernel may need a moment after connect(2). */
+static inline bool has_client(int listener)
+{
+	struct pollfd in = {.fd = listener, .events = POLLIN};
+	int ready;
+
+	do
+		ready = poll(&in, 1, 10000 * slowness());
+	while (ready == -1 && errno == EINTR);
+	return ready == 1;
 }
 
 #endif /* ADDRESSES_H */
