@@ -55,7 +55,7 @@ static void what_waits_for_a_worker_that_ends_goes_to_the_others(void **state)
 	assert_true(WAIT_FOR(atomic_load(&tally.served) == 50));
 	open_gate();
 	assert_true(WAIT_FOR(atomic_load(&tally.served) == 100));
-	assert_true(log_has("50 passed on, 0 connections closed"));
+	assert_true(WAIT_FOR(log_has("50 passed on, 0 connections closed")));
 	evt_server_stop();
 }
 
