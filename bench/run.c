@@ -3,7 +3,7 @@
  * (epoll and pipes without a library, the limit), evt_test (the library), and
  * polling (how it was done in 2010); then counts what an idle server does, and
  * runs bench/handoff. From the top of the tree; ROUNDS=n repeats it n times
- * instead of 31.
+ * instead of 15.
  *
  * A machine that does something else for a minute must not decide who wins.
  * So the rounds are many and short, each measures all servers, started anew and
