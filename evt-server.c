@@ -620,7 +620,8 @@ int evt_thread_dispatch(sockfd_t conn, short evt, void *arg)
 		error = keep_or_put(&record);
 	if (error) {
 		atomic_fetch_add(&server.refused, 1);
-		return evt_fail_(error, "evt_thread_dispatch of %d", conn);
+		/* Without conn: a run of refusals is one line, counted. */
+		return evt_fail_(error, "evt_thread_dispatch");
 	}
 	if (self && self->index == -1)
 		evt_worker_serving_(self, -1);
