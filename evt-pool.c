@@ -373,11 +373,13 @@ static void close_pipes(struct evt_pool *pool, int nr)
 
 	for (i = 0; i < nr; i++) {
 		struct evt_worker *worker = &pool->workers[i];
+		bool deaf;
 
 		/* With serve_inbox. A full pipe wakes it as well. */
 		atomic_store(&worker->closing, true);
-		(void)evt_pipe_put_(&worker->pipe, &wake);
-		if (evt_pipe_close_write_(&worker->pipe) == -1)
+		deaf = evt_pipe_put_(&worker->pipe, &wake) == -1 &&
+			errno != EAGAIN;
+		if (evt_pipe_close_write_(&worker->pipe) == -1 || deaf)
 			end_deaf_thread(worker);
 	}
 }

@@ -4,6 +4,7 @@
  */
 /* wrap: event_base_loop */
 #include "rig.h"
+#include "../evt-pool-internal.h"
 
 #include <event2/event.h>
 #include <event2/event_struct.h>
@@ -261,6 +262,32 @@ static void a_listener_whose_loop_fails_is_told_and_stops(void **state)
 	evt_server_stop();
 }
 
+static void close_own_pipe(sockfd_t conn, short evt, void *arg)
+{
+	struct evt_worker *self = evt_worker_self();
+
+	need_the_loop(conn, evt, arg);
+	close(self->pipe.read_fd);
+}
+
+static void stop_beside_a_closed_pipe(void *arg)
+{
+	(void)arg;
+	CHECK(serve(NULL, close_own_pipe, 1) == 0);
+	CHECK(evt_thread_dispatch(NO_FD, EV_READ, LAST_WORDS) == 0);
+	CHECK(WAIT_FOR(atomic_load(&tally.served) == 1));
+	evt_server_stop();
+}
+
+/* C13: the worker waits in epoll, which has forgotten the pipe. */
+static void stop_returns_when_a_workers_pipe_was_closed(void **state)
+{
+	(void)state;
+	if (under("tsan")) /* as above */
+		skip();
+	assert_int_equal(in_child(stop_beside_a_closed_pipe, NULL, 10), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -274,6 +301,7 @@ int main(void)
 		LEDGER_TEST(
 			what_is_to_run_at_the_stop_runs_when_the_thread_ends),
 		LEDGER_TEST(stop_returns_when_all_descriptors_were_closed),
+		LEDGER_TEST(stop_returns_when_a_workers_pipe_was_closed),
 		LEDGER_TEST(a_worker_whose_loop_fails_is_lost_and_told),
 		LEDGER_TEST(a_listener_whose_loop_fails_is_told_and_stops),
 	};
