@@ -297,7 +297,7 @@ static void note_success(struct evt_listener *listener)
 		return;
 	if (listener->told)
 		evt_log_(EVT_LOG_INFO,
-			"accepting on %s goes on after %lld ms and %lu failures",
+			"accepting on %s goes on after %lld ms (tries that failed: %lu)",
 			listener->where,
 			(long long)(evt_now_ms_() - listener->paused_at_ms),
 			listener->failures);

@@ -621,7 +621,9 @@ int evt_thread_dispatch(sockfd_t conn, short evt, void *arg)
 	if (error) {
 		atomic_fetch_add(&server.refused, 1);
 		/* Without conn: a run of refusals is one line, counted. */
-		return evt_fail_(error, "evt_thread_dispatch");
+		return evt_fail_(error,
+			error == ENXIO ? "evt_thread_dispatch without a worker"
+				       : "evt_thread_dispatch");
 	}
 	if (self && self->index == -1)
 		evt_worker_serving_(self, -1);

@@ -448,8 +448,7 @@ static void lose_thread(void *arg)
 {
 	struct evt_worker *worker = arg;
 
-	evt_log_(EVT_LOG_ERROR,
-		"worker %d has lost its thread: %s; the others go on",
+	evt_log_(EVT_LOG_ERROR, "worker %d has lost its thread: %s",
 		worker->index,
 		worker->broken ? "its pipe was closed"
 			       : "a callback ended it, or its loop failed");

@@ -403,9 +403,27 @@ static void each_of_eight_threads_keeps_its_order_with_one_worker(void **state)
 	assert_int_equal(atomic_load(&disorder), 0);
 }
 
+/* Each is another descriptor, but a run of refusals is one thing to tell. */
+static void many_refused_dispatches_have_few_lines(void **state)
+{
+	int i;
+
+	(void)state;
+	assert_true(serve(NULL, NULL, 0) == 0);
+	assert_int_equal(evt_server_threads(just_count, 0), 0);
+	for (i = 0; i < 1000; i++)
+		assert_int_equal(
+			evt_thread_dispatch(NO_FD + i, EV_READ, NULL), -1);
+	assert_int_equal(errno, ENXIO);
+	/* Eight a second, and a report of the others. */
+	assert_true(log_lines(EVT_LOG_INFO) <= 18 * slowness());
+	evt_server_stop();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		LEDGER_TEST(many_refused_dispatches_have_few_lines),
 		LEDGER_TEST(the_callback_gets_what_was_dispatched),
 		LEDGER_TEST(a_negative_descriptor_is_refused),
 		LEDGER_TEST(a_closed_descriptor_is_delivered_as_it_is),
