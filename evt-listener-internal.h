@@ -31,7 +31,7 @@ struct evt_listener {
 	atomic_int fd;   /* -1 unless open */
 	atomic_int port; /* as bound, -1 unless open */
 
-	/* Under the pool's lock. */
+	/* The opener's; while WANTED, under the pool's lock. */
 	enum evt_listener_state state;
 	int error;
 

@@ -37,6 +37,8 @@
  *		EPERM, evt_server_stop does nothing, and evt_close closes the
  *		child's copy alone; the parent is not affected. The child must
  *		not return from a callback. A UDP port stays in use with it.
+ *		The parent's evt_close ends the connection for both: if the
+ *		child is to go on with it, close(2).
  *		A program that becomes a daemon forks before evt_server_start
  *		and evt_server_threads.
  */
@@ -172,7 +174,8 @@ struct event_base *evt_thread_base(void);
 /*
  * Calls fn(arg) on this listener or worker when the server stops, after
  * its last callback and before its base is freed, the last registered first;
- * there fn may free events and close connections of the program's.
+ * there fn may free events and close connections of the program's. It cannot
+ * be taken back: register once for each thread, not for each connection.
  * EPERM on any other thread; ECANCELED when it is too late; ENOMEM.
  */
 int evt_thread_at_stop(void (*fn)(void *), void *arg);
