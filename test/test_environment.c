@@ -5,7 +5,7 @@
  * clock_gettime is defined here, so that libevent calls it too: the tests set
  * the clocks.
  */
-#include "ledger.h"
+#include "line_server.h"
 #include "../evt-core.h"
 #include "../evt-log.h"
 #include "../evt-server-internal.h"
@@ -21,87 +21,13 @@ static atomic_long monotonic_shift;
 
 int clock_gettime(clockid_t clock, struct timespec *now)
 {
-	int result = (int)syscall(SYS_clock_gettime, clock, now);
+	int error = (int)syscall(SYS_clock_gettime, clock, now);
 
 	if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)
 		now->tv_sec += atomic_load(&realtime_shift);
 	if (clock == CLOCK_MONOTONIC || clock == CLOCK_MONOTONIC_COARSE)
 		now->tv_sec += atomic_load(&monotonic_shift);
-	return result;
-}
-
-/* The servers of these tests */
-
-static atomic_int served;
-static atomic_int in_tcb;
-static atomic_int result;
-static atomic_bool gate;
-static atomic_int lowest_conn;
-
-static void on_client(sockfd_t fd, short evt, void *arg)
-{
-	sockfd_t conn = evt_tcp(fd, NULL);
-
-	if (conn == -1)
-		return;
-	if (conn < atomic_load(&lowest_conn))
-		atomic_store(&lowest_conn, conn);
-	if (evt_thread_dispatch(conn, evt, arg) == -1)
-		evt_close(conn);
-}
-
-static void echo(sockfd_t conn, short evt, void *arg)
-{
-	char bytes[4096];
-	ssize_t len;
-
-	(void)evt, (void)arg;
-	atomic_fetch_add(&in_tcb, 1);
-	while ((len = read(conn, bytes, sizeof(bytes))) > 0)
-		if (!send_all(conn, bytes, (size_t)len))
-			break;
-	evt_close(conn);
-	atomic_fetch_add(&served, 1);
-}
-
-static int start_server(evt_callback cb, evt_callback tcb, int workers)
-{
-	atomic_store(&served, 0);
-	atomic_store(&in_tcb, 0);
-	atomic_store(&result, -2);
-	atomic_store(&gate, false);
-	atomic_store(&lowest_conn, INT32_MAX);
-	if (evt_server_init(0, SOCK_STREAM) == -1 ||
-		evt_server_start(cb, NULL) == -1 ||
-		evt_server_threads(tcb, workers) != workers)
-		return -1;
-	return evt_server_port();
-}
-
-/* A test that fails must not leave its server to the next one. */
-static int stop_and_close(void **state)
-{
-	atomic_store(&gate, true);
-	evt_server_stop();
-	evt_server_grace_ms(5000);
-	return ledger_close(state);
-}
-
-#define ENV_TEST(fn)                                              \
-	{                                                         \
-#fn, fn, ledger_open, stop_and_close, (void *)#fn \
-	}
-
-static bool serves(int port)
-{
-	char answer[6];
-	int fd = connect_to(port);
-	bool ok = fd != -1 && send_all(fd, "a line", 6) &&
-		receive_all(fd, answer, 6) && memcmp(answer, "a line", 6) == 0;
-
-	if (fd != -1)
-		close(fd);
-	return ok;
+	return error;
 }
 
 static void *stop_server(void *arg)
@@ -400,14 +326,15 @@ static void none_of_our_descriptors_is_below_3(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		ENV_TEST(setting_the_clock_changes_no_grace),
-		ENV_TEST(an_hour_asleep_ends_a_pause_once),
-		ENV_TEST(setting_the_clock_changes_no_pause),
-		ENV_TEST(with_any_number_of_descriptors_it_starts_or_says_why),
-		ENV_TEST(threads_with_64_kib_of_stack_are_enough),
-		ENV_TEST(libevents_environment_changes_nothing),
-		ENV_TEST(without_standard_descriptors_no_line_reaches_a_client),
-		ENV_TEST(none_of_our_descriptors_is_below_3),
+		LINE_TEST(setting_the_clock_changes_no_grace),
+		LINE_TEST(an_hour_asleep_ends_a_pause_once),
+		LINE_TEST(setting_the_clock_changes_no_pause),
+		LINE_TEST(with_any_number_of_descriptors_it_starts_or_says_why),
+		LINE_TEST(threads_with_64_kib_of_stack_are_enough),
+		LINE_TEST(libevents_environment_changes_nothing),
+		LINE_TEST(
+			without_standard_descriptors_no_line_reaches_a_client),
+		LINE_TEST(none_of_our_descriptors_is_below_3),
 	};
 
 	return ledger_run("environment", tests);

@@ -2,7 +2,7 @@
  * test_process.c: the server and the process that it lives in: its signals, its
  * forks, and the programs that it executes.
  */
-#include "ledger.h"
+#include "line_server.h"
 #include "network.h"
 #include "../evt-core.h"
 #include "../evt-log.h"
@@ -14,76 +14,6 @@
 #include <signal.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-
-/* The servers of these tests */
-
-static atomic_int served;
-static atomic_int in_tcb;
-static atomic_int result;
-static atomic_bool gate;
-
-static void on_client(sockfd_t fd, short evt, void *arg)
-{
-	sockfd_t conn = evt_tcp(fd, NULL);
-
-	if (conn == -1)
-		return;
-	if (evt_thread_dispatch(conn, evt, arg) == -1)
-		evt_close(conn);
-}
-
-static void echo(sockfd_t conn, short evt, void *arg)
-{
-	char bytes[4096];
-	ssize_t len;
-
-	(void)evt, (void)arg;
-	atomic_fetch_add(&in_tcb, 1);
-	while ((len = read(conn, bytes, sizeof(bytes))) > 0)
-		if (!send_all(conn, bytes, (size_t)len))
-			break;
-	evt_close(conn);
-	atomic_fetch_add(&served, 1);
-}
-
-static int start_server(evt_callback cb, evt_callback tcb, int workers)
-{
-	atomic_store(&served, 0);
-	atomic_store(&in_tcb, 0);
-	atomic_store(&result, -2);
-	atomic_store(&gate, false);
-	if (evt_server_init(0, SOCK_STREAM) == -1 ||
-		evt_server_start(cb, NULL) == -1 ||
-		evt_server_threads(tcb, workers) != workers)
-		return -1;
-	return evt_server_port();
-}
-
-/* A test that fails must not leave its server to the next one. */
-static int stop_and_close(void **state)
-{
-	atomic_store(&gate, true);
-	evt_server_stop();
-	evt_server_grace_ms(5000);
-	return ledger_close(state);
-}
-
-#define PROCESS_TEST(fn)                                          \
-	{                                                         \
-#fn, fn, ledger_open, stop_and_close, (void *)#fn \
-	}
-
-static bool serves(int port)
-{
-	char answer[6];
-	int fd = connect_to(port);
-	bool ok = fd != -1 && send_all(fd, "a line", 6) &&
-		receive_all(fd, answer, 6) && memcmp(answer, "a line", 6) == 0;
-
-	if (fd != -1)
-		close(fd);
-	return ok;
-}
 
 /* Signals */
 
@@ -581,22 +511,19 @@ static void an_executed_program_has_none_of_our_descriptors(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		PROCESS_TEST(clients_that_vanish_do_not_end_the_process),
-		PROCESS_TEST(
-			a_callback_that_unblocks_sigpipe_after_epipe_lives),
-		PROCESS_TEST(a_callback_that_was_cut_may_unblock_sigpipe_too),
-		PROCESS_TEST(our_threads_block_all_signals_but_those_of_faults),
-		PROCESS_TEST(the_callers_signal_mask_is_left_as_it_was),
-		PROCESS_TEST(
-			the_programs_signals_are_handled_on_its_own_thread),
-		PROCESS_TEST(the_programs_handlers_are_left_as_they_were),
-		PROCESS_TEST(a_child_forked_by_a_worker_is_refused_each_call),
-		PROCESS_TEST(
-			a_child_forked_by_the_listener_is_refused_each_call),
-		PROCESS_TEST(a_child_forked_by_main_is_refused_each_call),
-		PROCESS_TEST(a_child_forked_after_init_can_serve),
-		PROCESS_TEST(a_child_forked_after_stop_can_serve),
-		PROCESS_TEST(an_executed_program_has_none_of_our_descriptors),
+		LINE_TEST(clients_that_vanish_do_not_end_the_process),
+		LINE_TEST(a_callback_that_unblocks_sigpipe_after_epipe_lives),
+		LINE_TEST(a_callback_that_was_cut_may_unblock_sigpipe_too),
+		LINE_TEST(our_threads_block_all_signals_but_those_of_faults),
+		LINE_TEST(the_callers_signal_mask_is_left_as_it_was),
+		LINE_TEST(the_programs_signals_are_handled_on_its_own_thread),
+		LINE_TEST(the_programs_handlers_are_left_as_they_were),
+		LINE_TEST(a_child_forked_by_a_worker_is_refused_each_call),
+		LINE_TEST(a_child_forked_by_the_listener_is_refused_each_call),
+		LINE_TEST(a_child_forked_by_main_is_refused_each_call),
+		LINE_TEST(a_child_forked_after_init_can_serve),
+		LINE_TEST(a_child_forked_after_stop_can_serve),
+		LINE_TEST(an_executed_program_has_none_of_our_descriptors),
 	};
 
 	(void)own_network(CLONE_NEWNET);
