@@ -21,7 +21,7 @@ CFLAGS     ?= -O2 -g
 PKG_CONFIG ?= pkg-config
 INSTALL    ?= install
 LDCONFIG   ?= ldconfig
-VERSION    := 0.1.0
+VERSION    := 0.2.0
 VARIANT    :=
 V          ?=
 

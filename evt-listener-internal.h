@@ -1,85 +1,66 @@
-/*
- * evt-listener-internal.h: one listening socket on the loop of a pool's boss:
- * when to accept, and what to do when that fails.
- */
+/* evt-listener-internal.h: a listener as its two files see it. */
 #ifndef EVT_LISTENER_INTERNAL_H
 #define EVT_LISTENER_INTERNAL_H
 
-#include "evt-pool-internal.h"
+#include "evt-accept-internal.h"
+#include "evt-conn-internal.h"
+#include "evt-listener.h"
+#include "evt-unix-internal.h"
+#include "evt-url-internal.h"
 
-#include <sys/socket.h>
+#define EVT_LISTENER_BATCH 64 /* the largest accept_batch */
 
-/* At once, so that a run of failures cannot keep the loop. */
-#define EVT_LISTENER_TRIES 16
-
-enum evt_listener_state {
-	EVT_LISTENER_CLOSED,
-	EVT_LISTENER_OPEN,     /* bound and listening, unknown to the loop */
-	EVT_LISTENER_WANTED,   /* the boss has been asked to watch it */
-	EVT_LISTENER_WATCHED,  /* the boss does */
-	EVT_LISTENER_UNWATCHED /* it could not, see error */
+/* Accepted, and on its way to a worker. */
+struct evt_placed {
+	struct evt_record record;
+	int worker;
 };
 
 struct evt_listener {
+	struct evt_setup setup; /* must be first: connections point here */
+
+	/* Written by evt_listen, then only read. */
 	struct evt_pool *pool;
-	int socktype;
-	void (*on_ready)(int fd, short what, void *arg);
-	void *arg;
-	char where[72]; /* the address, for the log */
+	struct evt_listener *next;         /* in the pool's list */
+	struct evt_listen_options options; /* every default filled in */
+	int port;
+	struct evt_unix_file file; /* removed by whoever closes the socket */
+	int nr_sockets;            /* 1, or with reuseport one for a worker */
 
-	/* Any thread; written when it is opened and closed. */
-	atomic_int fd;   /* -1 unless open */
-	atomic_int port; /* as bound, -1 unless open */
+	/* Any thread. */
+	atomic_int nr_conns;    /* with a descriptor, or about to get one */
+	atomic_bool is_closing; /* evt_listener_close */
 
-	/* The opener's; while WANTED, under the pool's lock. */
-	enum evt_listener_state state;
-	int error;
+	/* The boss alone. */
+	unsigned turn;    /* of the round robin */
+	int batch;        /* how many it tries to accept in this wake-up */
+	int64_t ready_us; /* when the last one was */
+	int nr_held;      /* accepted, but not in a pipe yet */
+	struct evt_placed held[EVT_LISTENER_BATCH];
 
-	/* The boss alone; NULL unless watched. */
-	struct event *ready;
-	struct event *resume;
-
-	/* The boss alone: the pause for want of descriptors or memory. */
-	long pause_ms; /* the last one's length; 0: there is none */
-	int64_t paused_at_ms;
-	unsigned long failures;
-	bool told;             /* this one has its lines */
-	int64_t told_since_ms; /* the second in which they are counted */
-	unsigned nr_told;
-
-	atomic_bool paused;    /* evt_listener_nudge_ is welcome */
-	atomic_ulong accepted; /* counters, written by the boss */
-	atomic_ulong pauses;   /* times that accepting was suspended */
-	atomic_ulong vanished; /* clients that left before they were accepted */
+	struct evt_acceptor sockets[];
 };
 
-/* Binds and listens. addr is tried alone. 0, or -1, *step naming the call; no
- * line. */
-int evt_listener_open_(struct evt_listener *, const struct sockaddr *addr,
-	socklen_t len, int socktype, const char **step);
+/* evt-listener-open.c: opens every socket of url: 0, or -1 with a line. */
+int evt_listener_open_(
+	struct evt_listener *, const struct evt_url *, const char *text);
 
-/*
- * Has the boss watch it: on_ready(fd, EV_READ, arg) is called there whenever it
- * is readable. Returns when it does: 0, or -1 with a line.
- */
-int evt_listener_watch_(struct evt_listener *, struct evt_pool *,
-	void (*on_ready)(int fd, short what, void *arg), void *arg);
+/* Closes those that are still open, and removes a unix socket's file. */
+void evt_listener_shut_(struct evt_listener *);
 
-/* On the boss, out of its loop: accepts no more. A TCP socket is closed. */
-void evt_listener_unwatch_(struct evt_listener *);
+/* evt-listener-place.c: which worker gets a connection; on the boss. */
 
-void evt_listener_close_(struct evt_listener *);
+/* Whether there is one that could take it. */
+bool evt_listener_has_worker_(struct evt_listener *);
 
-/*
- * accept(2) with the answers that a server needs; *len is the peer's length,
- * 0 if it has none. -1: EAGAIN, or a fault that has its line. On the boss, and
- * fd being its own, want of descriptors or memory pauses the listener and
- * a broken socket ends it.
- */
-int evt_listener_accept_(struct evt_listener *, int fd,
-	struct sockaddr_storage *peer, socklen_t *len);
+/* Takes conn; false if it is refused, and then conn is the caller's. */
+bool evt_listener_place_(
+	struct evt_listener *, int conn, const struct sockaddr *peer);
 
-/* A descriptor has been closed: if that was wanted, go on. Any thread. */
-void evt_listener_nudge_(struct evt_listener *);
+/* Puts what is held into pipes; false if some of it found no room. */
+bool evt_listener_flush_(struct evt_listener *);
+
+/* A connection that was accepted, but is not to be: closes it. */
+void evt_listener_drop_(struct evt_listener *, int conn, atomic_ulong *counter);
 
 #endif /* EVT_LISTENER_INTERNAL_H */

@@ -1,371 +1,598 @@
 /*
- * evt-listener.c: accepting.
+ * evt-listener.c: evt_listen, and accepting for it.
  *
- * The commonest live bug of such servers is what happens when accept(2) says
- * EMFILE: the socket stays readable, the loop comes back at once, and a core
- * burns. Here the listener pauses, 10 ms and then longer, up to 100, or until
- * one of ours is closed; the kernel's queue holds the clients meanwhile. The
- * trick with a reserve descriptor that is closed to accept and turn away one
- * more client was rejected: it loses clients that could have been served a
- * moment later.
+ * The sockets of a listener live on the boss's loop, or with reuseport one on
+ * each worker's. Which sockets there are to watch, to resume or to close is
+ * never said in a message: whoever changes that notes it in the listener and
+ * tells the pool (evt_pool_changed_), and each thread looks through the list.
+ * So it needs no room in a pipe, and it works the same before the pool runs.
+ *
+ * A listener stays until its pool is freed, since its connections use its
+ * handlers and limits, and the program may still ask for its port.
  */
 #include "evt-listener-internal.h"
 #include "evt-log-internal.h"
-#include "evt-net-internal.h"
 
 #include <errno.h>
-#include <event2/event.h>
-#include <stdio.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define PAUSE_MIN_MS  10L
-#define PAUSE_MAX_MS  100L
-#define TOLD_A_SECOND EVT_LOG_BURST
+#define RESERVED_FDS 32 /* not for connections */
+#define BATCH        16
+#define BURST_US     20 /* between two wake-ups: more clients are waiting */
 
-int evt_listener_open_(struct evt_listener *listener,
-	const struct sockaddr *addr, socklen_t len, int socktype,
-	const char **step)
+static struct evt_listener *first_of(struct evt_pool *pool)
 {
-	struct sockaddr_storage storage = {0};
-	struct sockaddr *bound = (struct sockaddr *)&storage;
-	int fd = evt_net_bind_(addr, len, socktype, step);
-	int error;
+	struct evt_listener *first;
 
-	if (fd == -1)
-		return -1;
-	len = sizeof(storage);
-	if (getsockname(fd, bound, &len) == -1) {
-		*step = "getsockname";
-		error = errno;
-		close(fd);
-		errno = error;
-		return -1;
-	}
-	listener->socktype = socktype;
-	listener->state = EVT_LISTENER_OPEN;
-	listener->told_since_ms = 0;
-	evt_net_text_(bound, listener->where);
-	atomic_store(&listener->accepted, 0);
-	atomic_store(&listener->pauses, 0);
-	atomic_store(&listener->vanished, 0);
-	atomic_store(&listener->port, evt_net_addr_port_(bound));
-	atomic_store(&listener->fd, fd);
-	return 0;
-}
-
-void evt_listener_close_(struct evt_listener *listener)
-{
-	int fd = atomic_exchange(&listener->fd, -1);
-
-	if (fd != -1)
-		close(fd);
-	atomic_store(&listener->port, -1);
-	listener->state = EVT_LISTENER_CLOSED;
-}
-
-/* Watching, on the boss */
-
-static void on_ready(evutil_socket_t fd, short what, void *arg)
-{
-	struct evt_listener *listener = arg;
-	struct evt_worker *boss = &listener->pool->boss;
-	int state = evt_callback_begin_();
-
-	(void)what;
-	listener->on_ready(fd, EV_READ, listener->arg);
-	evt_worker_serving_(boss, -1);
-	evt_callback_end_(boss, state);
-}
-
-static void end_pause(struct evt_listener *listener)
-{
-	const struct timeval again = {.tv_usec = PAUSE_MAX_MS * 1000};
-
-	atomic_store(&listener->paused, false);
-	event_del(listener->resume);
-	if (event_add(listener->ready, NULL) == 0)
-		return;
-	/* No memory for that either: later. */
-	atomic_store(&listener->paused, true);
-	event_add(listener->resume, &again);
-}
-
-static void on_resume(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	end_pause(arg);
-}
-
-/* A timer that has been pending once has its place in the heap, and can be
- * added again when there is no memory. */
-static int reserve_timer(struct event *timer)
-{
-	const struct timeval hour = {.tv_sec = 3600};
-
-	if (event_add(timer, &hour) == -1)
-		return -1;
-	return event_del(timer);
-}
-
-static void free_events(struct evt_listener *listener)
-{
-	if (listener->ready)
-		event_free(listener->ready);
-	if (listener->resume)
-		event_free(listener->resume);
-	listener->ready = listener->resume = NULL;
-}
-
-static int watch(struct evt_listener *listener, struct event_base *base)
-{
-	errno = ENOMEM; /* what libevent does not say */
-	listener->ready = event_new(base, atomic_load(&listener->fd),
-		EV_READ | EV_PERSIST, on_ready, listener);
-	listener->resume = event_new(base, -1, 0, on_resume, listener);
-	if (listener->ready && listener->resume &&
-		reserve_timer(listener->resume) == 0 &&
-		event_add(listener->ready, NULL) == 0)
-		return 0;
-	listener->error = errno;
-	free_events(listener);
-	return -1;
-}
-
-static void watch_task(struct evt_worker *boss, void *arg)
-{
-	struct evt_listener *listener = arg;
-	struct evt_pool *pool = boss->pool;
-
+	/* What comes later is put in front. */
 	pthread_mutex_lock(&pool->lock);
-	if (listener->state == EVT_LISTENER_WANTED)
-		listener->state = watch(listener, boss->base) == 0
-			? EVT_LISTENER_WATCHED
-			: EVT_LISTENER_UNWATCHED;
+	first = pool->listeners;
 	pthread_mutex_unlock(&pool->lock);
-	evt_pool_tell_(pool);
+	return first;
 }
 
-/* Waits for the boss's answer, or takes the question back when it is not
- * going to answer any more. */
-static enum evt_listener_state await_answer(struct evt_listener *listener)
-{
-	struct evt_pool *pool = listener->pool;
-	enum evt_listener_state state;
+/* The count of connections */
 
-	pthread_mutex_lock(&pool->lock);
-	while (listener->state == EVT_LISTENER_WANTED && pool->boss_in_loop &&
-		atomic_load(&pool->phase) == EVT_POOL_RUNNING)
-		pthread_cond_wait(&pool->changed, &pool->lock);
-	if (listener->state == EVT_LISTENER_WANTED) {
-		listener->state = EVT_LISTENER_UNWATCHED;
-		listener->error = atomic_load(&pool->phase) == EVT_POOL_RUNNING
-			? ENXIO
-			: ECANCELED;
-	}
-	state = listener->state;
-	pthread_mutex_unlock(&pool->lock);
-	return state;
+static void on_gone(struct evt_setup *setup)
+{
+	struct evt_listener *listener = (struct evt_listener *)(void *)setup;
+
+	atomic_fetch_sub(&listener->nr_conns, 1);
 }
 
-int evt_listener_watch_(struct evt_listener *listener, struct evt_pool *pool,
-	void (*ready)(int fd, short what, void *arg), void *arg)
+static bool has_place(struct evt_listener *listener)
 {
-	const struct evt_record record = {
-		.kind = EVT_RECORD_TASK, .task = watch_task, .arg = listener};
-	int error;
+	int max = listener->options.max_conns;
 
-	listener->pool = pool;
-	listener->on_ready = ready;
-	listener->arg = arg;
-	listener->pause_ms = 0;
-	listener->state = EVT_LISTENER_WANTED;
-	error = evt_pool_put_(pool, &pool->boss, &record, false);
-	if (!error && await_answer(listener) == EVT_LISTENER_UNWATCHED)
-		error = listener->error;
-	if (error)
-		return evt_fail_(error, "watching %s", listener->where);
-	return 0;
+	return max == -1 || atomic_load(&listener->nr_conns) < max;
 }
 
-void evt_listener_unwatch_(struct evt_listener *listener)
+static bool take_place(struct evt_listener *listener)
 {
-	int fd;
+	int max = listener->options.max_conns;
 
-	free_events(listener);
-	atomic_store(&listener->paused, false);
-	if (listener->socktype != SOCK_STREAM)
-		return;
-	fd = atomic_exchange(&listener->fd, -1);
-	if (fd == -1)
-		return;
-	/* A forked child that has it open as well must not go on listening. */
-	shutdown(fd, SHUT_RDWR);
-	close(fd);
+	if (atomic_fetch_add(&listener->nr_conns, 1) < max || max == -1)
+		return true;
+	on_gone(&listener->setup);
+	return false;
 }
 
 /* Accepting */
 
-enum verdict {
-	NOBODY,   /* no client, or none any more */
-	VANISHED, /* this one left; the next may be there */
-	EXHAUSTED,
-	BROKEN
+static void report_error(struct evt_listener *listener, int error)
+{
+	if (listener->options.on_error)
+		listener->options.on_error(
+			listener, error, listener->setup.arg);
+}
+
+static void pause_for_room(
+	struct evt_listener *listener, struct evt_acceptor *acceptor)
+{
+	/* With evt_pool_tell_of_room_. */
+	atomic_store(&listener->pool->wants_room, true);
+	evt_acceptor_pause_(
+		acceptor, "the pipes of all workers are full", true);
+}
+
+static void pause_at_limit(
+	struct evt_listener *listener, struct evt_acceptor *acceptor)
+{
+	evt_acceptor_pause_(
+		acceptor, "as many connections as allowed are open", false);
+	/* With evt_pool_nudge_: one may have gone before that. */
+	if (has_place(listener))
+		evt_acceptor_resume_(acceptor);
+}
+
+/* Above the limit, with refuse: whoever waits is closed. */
+static void refuse_one(struct evt_acceptor *acceptor)
+{
+	struct evt_worker *worker = acceptor->worker;
+	socklen_t len;
+	int conn = evt_acceptor_accept_(
+		acceptor, atomic_load(&acceptor->fd), true, NULL, &len);
+
+	if (conn == -1)
+		return;
+	evt_count_(&worker->counters.refused, 1);
+	close(conn);
+}
+
+/* With reuseport it is there already; else it gets its place. */
+static void welcome(struct evt_listener *listener,
+	struct evt_acceptor *acceptor, int conn, const struct sockaddr *peer)
+{
+	struct evt_counters *counters = &acceptor->worker->counters;
+
+	if (!listener->options.reuseport) {
+		if (!evt_listener_place_(listener, conn, peer))
+			evt_listener_drop_(listener, conn, &counters->refused);
+	} else if (evt_conn_accept_(acceptor->worker, conn, &listener->setup) ==
+		-1) {
+		evt_listener_drop_(listener, conn, &counters->dropped);
+	}
+}
+
+/* False if there is nothing more to be done now. */
+static bool accept_one(
+	struct evt_listener *listener, struct evt_acceptor *acceptor)
+{
+	bool wants_peer = listener->options.choice == EVT_CHOICE_FUNCTION;
+	struct sockaddr_storage peer;
+	socklen_t len;
+	int conn;
+
+	if (!take_place(listener)) {
+		if (listener->options.refuse)
+			refuse_one(acceptor);
+		else
+			pause_at_limit(listener, acceptor);
+		return listener->options.refuse;
+	}
+	conn = evt_acceptor_accept_(acceptor, atomic_load(&acceptor->fd), true,
+		wants_peer ? &peer : NULL, &len);
+	if (conn == -1) {
+		int error = errno;
+
+		on_gone(&listener->setup);
+		if (acceptor->broken)
+			report_error(listener, error);
+		return false;
+	}
+	if (wants_peer && len == 0)
+		peer.ss_family = AF_UNSPEC;
+	welcome(listener, acceptor, conn,
+		wants_peer ? (struct sockaddr *)&peer : NULL);
+	return true;
+}
+
+/*
+ * How many to try in this wake-up. To go on until EAGAIN costs a system call in
+ * vain for each client that comes alone; so there is one, and twice as many
+ * each time when wake-ups follow each other at once.
+ */
+static int batch_of(struct evt_listener *listener, int64_t now_us)
+{
+	if (now_us - listener->ready_us > BURST_US * listener->batch)
+		listener->batch = 1;
+	else if (listener->batch < listener->options.accept_batch)
+		listener->batch *= 2;
+	if (listener->batch > listener->options.accept_batch)
+		listener->batch = listener->options.accept_batch;
+	listener->ready_us = now_us;
+	return listener->batch;
+}
+
+static void on_ready(int fd, short what, void *arg)
+{
+	struct evt_acceptor *acceptor = arg;
+	struct evt_listener *listener = acceptor->owner;
+	int batch = listener->options.accept_batch;
+	int nr = 0;
+
+	(void)fd;
+	(void)what;
+	if (!listener->options.reuseport) {
+		batch = batch_of(listener, acceptor->worker->now_us);
+		if (!evt_listener_has_worker_(listener)) {
+			evt_acceptor_pause_(acceptor,
+				"every worker is in a callback for too long",
+				true);
+			return;
+		}
+	}
+	while (nr < batch && accept_one(listener, acceptor))
+		nr++;
+	if (nr < batch)
+		listener->batch = nr > 1 ? nr : 1;
+	if (!evt_listener_flush_(listener))
+		pause_for_room(listener, acceptor);
+}
+
+/* The pause is over, or something has changed. */
+static void resume(struct evt_listener *listener, struct evt_acceptor *acceptor)
+{
+	if (!atomic_load(&acceptor->paused))
+		return;
+	if (evt_listener_flush_(listener)) {
+		if (has_place(listener))
+			evt_acceptor_resume_(acceptor);
+		return;
+	}
+	evt_acceptor_resume_(acceptor);
+	pause_for_room(listener, acceptor);
+}
+
+static void on_retry(void *arg)
+{
+	struct evt_acceptor *acceptor = arg;
+
+	resume(acceptor->owner, acceptor);
+}
+
+/* What a thread has to do for its sockets */
+
+static void begin(struct evt_listener *listener, struct evt_acceptor *acceptor,
+	struct evt_worker *worker)
+{
+	acceptor->owner = listener;
+	acceptor->on_retry = on_retry;
+	if (evt_acceptor_begin_(acceptor, worker, on_ready, acceptor) == 0)
+		return;
+	acceptor->broken = true;
+	evt_fault_(errno, "listening on %s", acceptor->where);
+	report_error(listener, errno);
+}
+
+static void close_socket(
+	struct evt_listener *listener, struct evt_acceptor *acceptor)
+{
+	if (atomic_load(&acceptor->fd) == -1)
+		return;
+	evt_acceptor_unwatch_(acceptor);
+	evt_unix_remove_(&listener->file);
+}
+
+/* What found no room when accepting ended. */
+static void drop_held(struct evt_listener *listener)
+{
+	if (evt_listener_flush_(listener))
+		return;
+	while (listener->nr_held > 0)
+		evt_listener_drop_(listener,
+			listener->held[--listener->nr_held].record.fd,
+			&listener->pool->boss.counters.dropped);
+}
+
+static void look_at(struct evt_listener *listener,
+	struct evt_acceptor *acceptor, struct evt_worker *worker)
+{
+	if (evt_pool_phase_(listener->pool) >= EVT_POOL_STOPPING ||
+		atomic_load(&listener->is_closing)) {
+		close_socket(listener, acceptor);
+		if (worker->index == -1)
+			drop_held(listener);
+	} else if (!acceptor->worker) {
+		begin(listener, acceptor, worker);
+	} else if (!acceptor->broken) {
+		resume(listener, acceptor);
+	}
+}
+
+/* The sockets of all listeners that are this thread's. */
+static void each_socket(struct evt_worker *worker,
+	void (*fn)(struct evt_listener *, struct evt_acceptor *,
+		struct evt_worker *))
+{
+	struct evt_listener *listener = first_of(worker->pool);
+
+	for (; listener; listener = listener->next) {
+		bool shared = !listener->options.reuseport;
+
+		if (shared && worker->index == -1)
+			fn(listener, &listener->sockets[0], worker);
+		else if (!shared && worker->index != -1)
+			fn(listener, &listener->sockets[worker->index], worker);
+	}
+}
+
+static void on_change(struct evt_worker *worker)
+{
+	/* Before it looks: with evt_pool_nudge_. */
+	atomic_store(&worker->pool->nudged, false);
+	each_socket(worker, look_at);
+	if (worker->state)
+		evt_home_stop_(worker);
+}
+
+/* On the boss, out of its loop. */
+static void on_stopping(struct evt_pool *pool)
+{
+	each_socket(&pool->boss, look_at);
+}
+
+/* The hooks of the pools of evt_pool_new */
+
+static void deliver(struct evt_worker *worker, const struct evt_record *record)
+{
+	struct evt_listener *listener = record->arg;
+
+	if (evt_conn_accept_(worker, record->fd, &listener->setup) == 0)
+		return;
+	evt_listener_drop_(listener, record->fd, &worker->counters.dropped);
+	evt_log_(EVT_LOG_ERROR,
+		"no memory for a connection on %s: it is closed",
+		listener->sockets[0].where);
+}
+
+static void drop(struct evt_pool *pool, const struct evt_record *record)
+{
+	struct evt_listener *listener = record->arg;
+
+	(void)pool;
+	/* Any thread that posts may come here: not into a thread's counters. */
+	atomic_fetch_add(&pool->dropped, 1);
+	close(record->fd);
+	on_gone(&listener->setup);
+}
+
+static int init(struct evt_worker *worker)
+{
+	return worker->index == -1 ? 0 : evt_home_init_(worker);
+}
+
+static void close_lost(struct evt_listener *listener,
+	struct evt_acceptor *acceptor, struct evt_worker *worker)
+{
+	(void)worker;
+	close_socket(listener, acceptor);
+}
+
+static void lose(struct evt_worker *worker)
+{
+	each_socket(worker, close_lost);
+	evt_home_lose_(worker);
+}
+
+static void on_free(struct evt_pool *pool)
+{
+	struct evt_listener *listener = pool->listeners;
+
+	while (listener) {
+		struct evt_listener *next = listener->next;
+
+		evt_listener_shut_(listener);
+		free(listener);
+		listener = next;
+	}
+}
+
+const struct evt_pool_hooks evt_pool_hooks_ = {
+	.deliver = deliver,
+	.drop = drop,
+	.on_stopping = on_stopping,
+	.init = init,
+	.release = evt_home_release_,
+	.on_change = on_change,
+	.receive = evt_home_receive_,
+	.settle = evt_home_settle_,
+	.lose = lose,
+	.on_free = on_free,
 };
 
-/* accept(2) hands on errors that the network left on the new connection, and
- * says: treat them like EAGAIN and try again. */
-static enum verdict judge(int error)
-{
-	switch (error) {
-	case EAGAIN:
-		return NOBODY;
-	case EMFILE:
-	case ENFILE:
-	case ENOBUFS:
-	case ENOMEM:
-		return EXHAUSTED;
-	case EBADF:
-	case EINVAL:
-	case ENOTSOCK:
-	case EOPNOTSUPP:
-	case EFAULT:
-		return BROKEN;
-	default:
-		return VANISHED;
-	}
-}
+/* Options */
 
-/* Where connections come and go quickly there are many short pauses: a few
- * are told each second, with how many there were. */
-static bool may_tell(struct evt_listener *listener, int64_t now_ms)
-{
-	if (now_ms - listener->told_since_ms >= 1000) {
-		listener->told_since_ms = now_ms;
-		listener->nr_told = 0;
-	}
-	return listener->nr_told++ < TOLD_A_SECOND;
-}
-
-static void say_paused(struct evt_listener *listener, int error)
+/* How many connections the limit of descriptors allows. */
+static int most_conns(void)
 {
 	struct rlimit limit = {0, 0};
-	char reason[64];
 
-	getrlimit(RLIMIT_NOFILE, &limit);
-	evt_log_(EVT_LOG_WARN,
-		"accepting on %s pauses: %s (%llu descriptors allowed, %lu "
-		"connections accepted, paused %lu times before)",
-		listener->where, strerror_r(error, reason, sizeof(reason)),
-		(unsigned long long)limit.rlim_cur,
-		atomic_load(&listener->accepted),
-		atomic_load(&listener->pauses));
+	if (getrlimit(RLIMIT_NOFILE, &limit) == -1 || limit.rlim_cur > INT_MAX)
+		return INT_MAX;
+	return limit.rlim_cur > RESERVED_FDS
+		? (int)limit.rlim_cur - RESERVED_FDS
+		: 1;
 }
 
-static void pause_accepting(struct evt_listener *listener, int error)
+static int fill_max_conns(struct evt_listen_options *options)
 {
-	struct timeval delay = {0, 0};
+	int most = most_conns();
+	int wanted = options->max_conns;
 
-	if (atomic_load(&listener->paused))
-		return;
-	if (listener->pause_ms == 0) {
-		listener->paused_at_ms = evt_now_ms_();
-		listener->failures = 0;
-		listener->told = may_tell(listener, listener->paused_at_ms);
-		if (listener->told)
-			say_paused(listener, error);
-	}
-	listener->failures++;
-	listener->pause_ms = listener->pause_ms == 0 ? PAUSE_MIN_MS
-						     : 2 * listener->pause_ms;
-	if (listener->pause_ms > PAUSE_MAX_MS)
-		listener->pause_ms = PAUSE_MAX_MS;
-	delay.tv_usec = listener->pause_ms * 1000;
-	atomic_fetch_add_explicit(&listener->pauses, 1, memory_order_relaxed);
-	event_del(listener->ready);
-	event_add(listener->resume, &delay);
-	/* With evt_listener_nudge_: what is closed from here on is noticed. */
-	atomic_store(&listener->paused, true);
-}
-
-static void note_success(struct evt_listener *listener)
-{
-	atomic_fetch_add_explicit(&listener->accepted, 1, memory_order_relaxed);
-	if (listener->pause_ms == 0)
-		return;
-	if (listener->told)
-		evt_log_(EVT_LOG_INFO,
-			"accepting on %s goes on after %lld ms (tries that failed: %lu)",
-			listener->where,
-			(long long)(evt_now_ms_() - listener->paused_at_ms),
-			listener->failures);
-	listener->pause_ms = 0;
-}
-
-static int fail(struct evt_listener *listener, bool own, enum verdict verdict,
-	int error)
-{
-	if (verdict == EXHAUSTED && own) {
-		pause_accepting(listener, error);
-		errno = error;
+	if (evt_option_("evt_listen", "max_conns", &options->max_conns, most) ==
+		-1)
 		return -1;
-	}
-	if (verdict == BROKEN && own) {
-		event_del(listener->ready);
+	if (options->max_conns <= most)
+		return 0;
+	options->max_conns = most;
+	evt_log_(EVT_LOG_INFO,
+		"evt_listen: max_conns %d lowered to %d, by the limit of "
+		"descriptors",
+		wanted, most);
+	return 0;
+}
+
+static int check_choice(const struct evt_listen_options *options, bool is_unix)
+{
+	if ((int)options->choice < EVT_CHOICE_ROUND_ROBIN ||
+		(int)options->choice > EVT_CHOICE_FUNCTION)
 		return evt_fail_(
-			error, "accepting on %s has ended", listener->where);
+			EINVAL, "evt_listen: choice %d", (int)options->choice);
+	if (options->choice == EVT_CHOICE_FUNCTION && !options->choose)
+		return evt_fail_(
+			EINVAL, "evt_listen: EVT_CHOICE_FUNCTION, no choose");
+	if (options->choice != EVT_CHOICE_FUNCTION && options->choose)
+		return evt_fail_(
+			EINVAL, "evt_listen: choose, no EVT_CHOICE_FUNCTION");
+	if (options->reuseport && options->choice != EVT_CHOICE_ROUND_ROBIN)
+		return evt_fail_(EINVAL,
+			"evt_listen: with reuseport the kernel chooses");
+	if (options->reuseport && is_unix)
+		return evt_fail_(
+			EINVAL, "evt_listen: reuseport of a unix socket");
+	return 0;
+}
+
+static int fill_in(struct evt_listen_options *options, bool is_unix)
+{
+	if (fill_max_conns(options) == -1 ||
+		evt_option_("evt_listen", "backlog", &options->backlog,
+			INT_MAX) == -1 ||
+		check_choice(options, is_unix) == -1)
+		return -1;
+	if (options->backlog == -1)
+		options->backlog = INT_MAX;
+	if (options->accept_batch < 0 ||
+		options->accept_batch > EVT_LISTENER_BATCH)
+		return evt_fail_(EINVAL, "evt_listen: accept_batch %d, 1 to %d",
+			options->accept_batch, EVT_LISTENER_BATCH);
+	if (options->accept_batch == 0)
+		options->accept_batch = BATCH;
+	if (options->unix_mode > 0777)
+		return evt_fail_(EINVAL, "evt_listen: unix_mode %o",
+			(unsigned)options->unix_mode);
+	if (options->unix_mode == 0)
+		options->unix_mode = 0600;
+	return 0;
+}
+
+static int fill_setup(struct evt_listener *listener,
+	const struct evt_handlers *handlers, size_t size, void *arg)
+{
+	const struct evt_listen_options *options = &listener->options;
+	const struct evt_limits limits = {.call = "evt_listen",
+		.first_byte_ms = options->first_byte_ms,
+		.idle_ms = options->idle_ms,
+		.lifetime_ms = options->lifetime_ms,
+		.max_input = options->max_input,
+		.high_mark = options->high_mark,
+		.low_mark = options->low_mark,
+		.max_output = options->max_output};
+
+	return evt_setup_init_(&listener->setup, &limits, handlers, size, arg);
+}
+
+static struct evt_listener *new_listener(
+	struct evt_pool *pool, const struct evt_listen_options *options)
+{
+	int nr = options->reuseport ? pool->options.workers : 1;
+	struct evt_listener *listener = calloc(1,
+		sizeof(*listener) + (size_t)nr * sizeof(struct evt_acceptor));
+	int i;
+
+	if (!listener)
+		return NULL;
+	listener->pool = pool;
+	listener->options = *options;
+	listener->nr_sockets = nr;
+	listener->batch = 1;
+	for (i = 0; i < nr; i++) {
+		atomic_init(&listener->sockets[i].fd, -1);
+		atomic_init(&listener->sockets[i].port, -1);
 	}
-	return evt_fail_(error, "accept");
+	return listener;
 }
 
-int evt_listener_accept_(struct evt_listener *listener, int fd,
-	struct sockaddr_storage *peer, socklen_t *len)
+/* Puts it where the threads look: 0, or ECANCELED. */
+static int add(struct evt_pool *pool, struct evt_listener *listener)
 {
-	struct evt_worker *self = evt_thread_self_();
-	bool own = self && self->index == -1 && listener->ready &&
-		fd == atomic_load_explicit(&listener->fd, memory_order_relaxed);
-	int tries;
+	int phase;
 
-	for (tries = 0; tries < EVT_LISTENER_TRIES; tries++) {
-		int conn = evt_net_accept_(fd, peer, len);
-		enum verdict verdict;
-
-		if (conn != -1) {
-			if (own)
-				note_success(listener);
-			return conn;
-		}
-		verdict = judge(errno);
-		if (verdict == NOBODY)
-			break;
-		if (verdict != VANISHED)
-			return fail(listener, own, verdict, errno);
-		atomic_fetch_add_explicit(
-			&listener->vanished, 1, memory_order_relaxed);
+	pthread_mutex_lock(&pool->lock);
+	phase = evt_pool_phase_(pool);
+	if (phase <= EVT_POOL_RUNNING) {
+		listener->next = pool->listeners;
+		pool->listeners = listener;
 	}
-	errno = EAGAIN;
-	return -1;
+	pthread_mutex_unlock(&pool->lock);
+	if (phase == EVT_POOL_RUNNING)
+		evt_pool_changed_(pool);
+	return phase <= EVT_POOL_RUNNING ? 0 : ECANCELED;
 }
 
-static void resume_task(struct evt_worker *boss, void *arg)
+static int parse(const char *text, struct evt_url *url)
 {
-	struct evt_listener *listener = arg;
+	const char *why;
 
-	(void)boss;
-	if (listener->ready && atomic_load(&listener->paused))
-		end_pause(listener);
+	if (evt_url_parse_(text, url, &why) == 0)
+		return 0;
+	return evt_fail_(
+		errno, "evt_listen on \"%s\": %s", text ? text : "(null)", why);
 }
 
-void evt_listener_nudge_(struct evt_listener *listener)
+static struct evt_listener *listen_on(struct evt_pool *pool, const char *text,
+	const struct evt_handlers *handlers, size_t handlers_size,
+	struct evt_listen_options *options, void *arg)
 {
-	const struct evt_record record = {
-		.kind = EVT_RECORD_TASK, .task = resume_task, .arg = listener};
+	struct evt_listener *listener;
+	struct evt_url url;
+	int error;
 
-	/* With pause_accepting. A nudge that finds no room is no loss: the
-	 * timer is there. */
-	if (atomic_load_explicit(&listener->paused, memory_order_relaxed))
-		evt_pool_put_(
-			listener->pool, &listener->pool->boss, &record, false);
+	if (parse(text, &url) == -1 ||
+		fill_in(options, url.kind == EVT_URL_UNIX) == -1)
+		return NULL;
+	listener = new_listener(pool, options);
+	if (!listener) {
+		evt_fail_(ENOMEM, "evt_listen");
+		return NULL;
+	}
+	if (fill_setup(listener, handlers, handlers_size, arg) == -1)
+		goto failed;
+	listener->setup.on_gone = on_gone;
+	if (evt_listener_open_(listener, &url, text) == -1)
+		goto failed;
+	error = add(pool, listener);
+	if (!error)
+		return listener;
+	evt_listener_shut_(listener);
+	evt_fail_(error, "evt_listen");
+failed:
+	error = errno;
+	free(listener);
+	errno = error;
+	return NULL;
+}
+
+/* evt-listener.h */
+
+struct evt_listener *evt_listen_sized(struct evt_pool *pool, const char *url,
+	const struct evt_handlers *handlers, size_t handlers_size,
+	const struct evt_listen_options *wanted, size_t options_size, void *arg)
+{
+	struct evt_listen_options options;
+	struct evt_listener *listener = NULL;
+	int none = 0;
+
+	if (evt_forked_()) {
+		evt_fail_(EPERM, "evt_listen in a forked child");
+		return NULL;
+	}
+	if (!pool || !pool->owned) {
+		evt_fail_(EINVAL, "evt_listen without a pool");
+		return NULL;
+	}
+	if (!evt_options_copy_(&options, sizeof(options), wanted, options_size))
+		evt_fail_(EINVAL, "evt_listen: options of a newer library");
+	else
+		listener = listen_on(
+			pool, url, handlers, handlers_size, &options, arg);
+	if (!listener)
+		atomic_compare_exchange_strong(
+			&pool->listen_error, &none, errno);
+	return listener;
+}
+
+int evt_listener_port(struct evt_listener *listener)
+{
+	if (!listener)
+		return evt_fail_(EINVAL, "evt_listener_port");
+	return listener->port;
+}
+
+/* While the pool does not run, nobody but us has its sockets. */
+void evt_listener_close(struct evt_listener *listener)
+{
+	struct evt_pool *pool;
+	bool idle;
+
+	if (!listener) {
+		evt_log_(EVT_LOG_ERROR, "evt_listener_close of NULL");
+		return;
+	}
+	if (evt_forked_())
+		return;
+	pool = listener->pool;
+	atomic_store(&listener->is_closing, true);
+	pthread_mutex_lock(&pool->lock);
+	idle = pool->start == EVT_START_NOT;
+	if (idle)
+		evt_listener_shut_(listener);
+	pthread_mutex_unlock(&pool->lock);
+	if (!idle)
+		evt_pool_changed_(pool);
 }

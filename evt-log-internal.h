@@ -13,6 +13,10 @@
 
 /* Monotonic; here, since this file needs it and every other includes it. */
 int64_t evt_now_ms_(void);
+int64_t evt_now_us_(void);
+
+/* The same, from 4 ms ago perhaps, for a fifth of the cost. */
+int64_t evt_coarse_us_(void);
 
 /* One line; errno is kept. */
 void evt_log_(int level, const char *format, ...) EVT_LOG_FORMAT_;

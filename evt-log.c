@@ -47,12 +47,27 @@ static _Thread_local struct evt_log_kept *keeper;
 
 static const char *const level_names[] = {"debug", "info", "warning", "error"};
 
-int64_t evt_now_ms_(void)
+static inline int64_t clock_us(clockid_t clock)
 {
 	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+	clock_gettime(clock, &now);
+	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+int64_t evt_now_us_(void)
+{
+	return clock_us(CLOCK_MONOTONIC);
+}
+
+int64_t evt_coarse_us_(void)
+{
+	return clock_us(CLOCK_MONOTONIC_COARSE);
+}
+
+int64_t evt_now_ms_(void)
+{
+	return evt_now_us_() / 1000;
 }
 
 /*

@@ -40,12 +40,29 @@ bool evt_net_has_ipv6_(void);
 int evt_net_bind_(const struct sockaddr *addr, socklen_t len, int socktype,
 	const char **step);
 
+struct evt_net_listen {
+	int socktype;
+	int backlog;    /* of a stream; INT_MAX: the system's maximum */
+	bool reuseport; /* others of ours share the address */
+	bool keepalive; /* what is accepted notices a peer that is dead */
+};
+
+/* The same, as asked for. */
+int evt_net_listen_(const struct sockaddr *addr, socklen_t len,
+	const struct evt_net_listen *how, const char **step);
+
+/* A non-blocking, close-on-exec stream socket to connect with, with the options
+ * of an accepted one. */
+int evt_net_client_socket_(int family);
+
 /* The system's limit for a listening backlog; -1 if it does not tell. */
 int evt_net_backlog_limit_(void);
 
-/* One accepted connection, blocking and close-on-exec; *len is 0 when the peer
- * has no address any more. Interrupted calls are repeated. */
-int evt_net_accept_(int fd, struct sockaddr_storage *peer, socklen_t *len);
+/* One accepted connection, close-on-exec, and blocking or not; *len is 0 when
+ * the peer has no address any more; peer NULL: nobody wants to know.
+ * Interrupted calls are repeated. */
+int evt_net_accept_(int fd, bool nonblocking, struct sockaddr_storage *peer,
+	socklen_t *len);
 
 /* What came with a datagram. */
 struct evt_net_datagram {

@@ -181,45 +181,84 @@ static int set_option(int fd, int level, int name, int value)
 	return setsockopt(fd, level, name, &value, sizeof(value));
 }
 
+/* So that a peer that is gone without a word (a cable, a power cut) is noticed
+ * after five minutes and then two: see tcp(7). */
+static int set_keepalive(int fd)
+{
+	if (set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1) == -1 ||
+		set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 300) == -1 ||
+		set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 30) == -1)
+		return -1;
+	return set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
+}
+
 /*
  * IPV6_V6ONLY: the system's default (bindv6only) must not decide who is served.
  * SO_REUSEADDR: a stopped server's port is free at once. For UDP it would
  * let another process of the same user take the datagrams, so not there.
- * TCP_NODELAY is inherited by what is accepted, and so costs no call there.
+ * TCP_NODELAY and keepalive are inherited by what is accepted, and so cost no
+ * call there.
  */
-static int set_server_options(int fd, int family, int socktype)
+static int set_server_options(
+	int fd, int family, const struct evt_net_listen *how)
 {
 	if (family == AF_INET6 &&
 		set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0) == -1)
 		return -1;
-	if (socktype != SOCK_STREAM)
+	if (how->reuseport && set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == -1)
+		return -1;
+	if (how->socktype != SOCK_STREAM)
 		return 0;
 	if (set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) == -1)
+		return -1;
+	if (how->keepalive && set_keepalive(fd) == -1)
 		return -1;
 	return set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 
-int evt_net_bind_(const struct sockaddr *addr, socklen_t len, int socktype,
-	const char **step)
+int evt_net_listen_(const struct sockaddr *addr, socklen_t len,
+	const struct evt_net_listen *how, const char **step)
 {
 	int fd;
 
 	*step = "socket";
-	fd = new_socket(addr->sa_family, socktype);
+	fd = new_socket(addr->sa_family, how->socktype);
 	if (fd == -1)
 		return -1;
 	*step = "setsockopt";
-	if (set_server_options(fd, addr->sa_family, socktype) == -1)
+	if (set_server_options(fd, addr->sa_family, how) == -1)
 		goto failed;
 	*step = "bind";
 	if (bind(fd, addr, len) == -1)
 		goto failed;
 	*step = "listen";
 	/* The kernel lowers a longer backlog to net.core.somaxconn. */
-	if (socktype == SOCK_STREAM && listen(fd, INT_MAX) == -1)
+	if (how->socktype == SOCK_STREAM && listen(fd, how->backlog) == -1)
 		goto failed;
 	return fd;
 failed:
+	close_quietly(fd);
+	return -1;
+}
+
+int evt_net_bind_(const struct sockaddr *addr, socklen_t len, int socktype,
+	const char **step)
+{
+	const struct evt_net_listen how = {
+		.socktype = socktype, .backlog = INT_MAX};
+
+	return evt_net_listen_(addr, len, &how, step);
+}
+
+int evt_net_client_socket_(int family)
+{
+	int fd = new_socket(family, SOCK_STREAM);
+
+	if (fd == -1 || family == AF_UNIX)
+		return fd;
+	if (set_keepalive(fd) == 0 &&
+		set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1) == 0)
+		return fd;
 	close_quietly(fd);
 	return -1;
 }
@@ -263,25 +302,34 @@ int evt_net_backlog_limit_(void)
  * The flag comes a moment late; a copy that is born with it would need a
  * second descriptor.
  */
-static int accept_without_accept4(int fd, struct sockaddr *peer, socklen_t *len)
+static int accept_without_accept4(
+	int fd, bool nonblocking, struct sockaddr *peer, socklen_t *len)
 {
-	int conn = accept(fd, peer, len);
+	int conn = accept(fd, peer, peer ? len : NULL);
 
 	if (conn != -1)
 		(void)fcntl(conn, F_SETFD, FD_CLOEXEC); /* lint: no accept4 */
+	if (conn != -1 && nonblocking)
+		(void)evt_net_set_nonblocking_(conn, true);
 	return conn;
 }
 
-int evt_net_accept_(int fd, struct sockaddr_storage *peer, socklen_t *len)
+int evt_net_accept_(
+	int fd, bool nonblocking, struct sockaddr_storage *peer, socklen_t *len)
 {
 	struct sockaddr *addr = (struct sockaddr *)peer;
+	socklen_t none = 0;
+	int flags = SOCK_CLOEXEC | (nonblocking ? SOCK_NONBLOCK : 0);
 	int conn;
 
+	if (!peer)
+		len = &none;
 	do {
-		*len = sizeof(*peer);
-		conn = accept4(fd, addr, len, SOCK_CLOEXEC);
+		*len = peer ? sizeof(*peer) : 0;
+		conn = accept4(fd, addr, peer ? len : NULL, flags);
 		if (conn == -1 && (errno == ENOSYS || errno == EPERM))
-			conn = accept_without_accept4(fd, addr, len);
+			conn = accept_without_accept4(
+				fd, nonblocking, addr, len);
 	} while (conn == -1 && errno == EINTR);
 	return evt_net_above_stdio_(conn);
 }

@@ -11,31 +11,40 @@
 #include <stdint.h>
 #include <unistd.h>
 
+struct evt_conn;
 struct evt_worker;
 
 /* Numbers that other people's bytes are unlikely to have in their place. */
 enum evt_record_kind {
 	EVT_RECORD_WAKE = 0xe7a1, /* nothing to do but to look */
 	EVT_RECORD_CONN,          /* a descriptor for the pool's deliver */
-	EVT_RECORD_TASK           /* a function to call */
+	EVT_RECORD_TASK,          /* a function to call */
+	EVT_RECORD_CONN_TASK,     /* ... with the connection of an id */
+	EVT_RECORD_SEND           /* bytes for the connection of an id */
 };
 
-/*
- * What travels through a pipe. 32 bytes, so that records fill a page without
- * waste; the reserved ones are for a slot's generation and the time of queuing.
- */
+/* What travels through a pipe. 32 bytes, so that records fill a page without
+ * waste. */
 struct evt_record {
 	uint16_t kind;
-	int16_t events; /* CONN: evt as given */
-	int32_t fd;     /* CONN */
-	uint64_t reserved;
-	void (*task)(struct evt_worker *, void *arg); /* TASK: see evt_task */
-	void *arg;
+	int16_t events;      /* CONN: evt as given */
+	int32_t fd;          /* CONN; CONN_TASK, SEND: the id's slot */
+	uint32_t generation; /* CONN_TASK, SEND: the id's */
+	uint32_t queued_us;  /* when, modulo 2^32; 0: not told */
+	union {
+		void (*task)(struct evt_worker *, void *arg); /* TASK */
+		void (*conn_task)(struct evt_conn *, void *arg);
+		size_t len; /* SEND */
+	};
+	void *arg; /* SEND: the bytes; NULL: they follow in the pipe */
 };
+
+/* So many bytes may follow a SEND; more are allocated. */
+#define EVT_SEND_INLINE (2048 - sizeof(struct evt_record))
 
 _Static_assert(sizeof(struct evt_record) == 32 || sizeof(void *) != 8,
 	"a record must divide a page");
-_Static_assert(sizeof(struct evt_record) <= PIPE_BUF,
+_Static_assert(EVT_SEND_INLINE + sizeof(struct evt_record) <= PIPE_BUF,
 	"a record must be written whole, see pipe(7)");
 
 struct evt_pipe {
@@ -52,7 +61,8 @@ struct evt_batch {
 		struct evt_record
 			records[EVT_BATCH_BYTES / sizeof(struct evt_record)];
 	};
-	size_t fill; /* bytes; a part of a record may be last */
+	size_t fill; /* bytes; a part of a record, or of what follows one, may
+			be last */
 	size_t next; /* records */
 };
 
@@ -74,28 +84,54 @@ void evt_batch_resync_(struct evt_batch *batch);
 
 /* The two that every record passes are here, to be inlined. */
 
-/* Writes one record whole. -1: EAGAIN when there is no room. */
-static inline int evt_pipe_put_(
-	const struct evt_pipe *pipe, const struct evt_record *record)
+/* How many records one takes with the bytes that follow it. */
+static inline size_t evt_record_span_(const struct evt_record *record)
 {
+	if (record->kind != EVT_RECORD_SEND || record->arg ||
+		record->len > EVT_SEND_INLINE)
+		return 1;
+	return 1 + (record->len + sizeof(*record) - 1) / sizeof(*record);
+}
+
+/* Writes nr records, one after the other in memory, whole: up to PIPE_BUF
+ * bytes. -1: EAGAIN when there is no room. */
+static inline int evt_pipe_put_many_(const struct evt_pipe *pipe,
+	const struct evt_record *records, size_t nr)
+{
+	size_t size = nr * sizeof(*records);
 	ssize_t len;
 
 	do
-		len = write(pipe->write_fd, record, sizeof(*record));
+		len = write(pipe->write_fd, records, size);
 	while (len == -1 && errno == EINTR);
-	if (len == (ssize_t)sizeof(*record))
+	if (len == (ssize_t)size)
 		return 0;
 	if (len != -1)
 		errno = EIO; /* not a pipe: pipe(7) promises all or nothing */
 	return -1;
 }
 
-/* The next record of the batch; NULL when all are handled. */
+/* Writes one record, with what follows it. */
+static inline int evt_pipe_put_(
+	const struct evt_pipe *pipe, const struct evt_record *record)
+{
+	return evt_pipe_put_many_(pipe, record, evt_record_span_(record));
+}
+
+/* The next record of the batch; NULL when all that are whole are handled. */
 static inline struct evt_record *evt_batch_next_(struct evt_batch *batch)
 {
-	if (batch->next >= batch->fill / sizeof(struct evt_record))
+	size_t nr = batch->fill / sizeof(struct evt_record);
+	struct evt_record *record = &batch->records[batch->next];
+	size_t span;
+
+	if (batch->next >= nr)
 		return NULL;
-	return &batch->records[batch->next++];
+	span = evt_record_span_(record);
+	if (batch->next + span > nr)
+		return NULL;
+	batch->next += span;
+	return record;
 }
 
 #endif /* EVT_PIPE_INTERNAL_H */

@@ -59,15 +59,24 @@ void evt_pipe_close_(struct evt_pipe *pipe)
 	errno = error;
 }
 
+static bool has_whole(const struct evt_batch *batch)
+{
+	const struct evt_record *record = &batch->records[batch->next];
+
+	return batch->next + evt_record_span_(record) <=
+		batch->fill / sizeof(*record);
+}
+
 int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch)
 {
-	size_t rest = batch->fill % sizeof(struct evt_record);
+	size_t done = batch->next * sizeof(struct evt_record);
+	size_t rest = batch->fill - done;
 	ssize_t len;
 
 	/* A callback that runs its loop itself comes here again. */
-	if (batch->next < batch->fill / sizeof(struct evt_record))
+	if (rest >= sizeof(struct evt_record) && has_whole(batch))
 		return 1;
-	memmove(batch->bytes, batch->bytes + batch->fill - rest, rest);
+	memmove(batch->bytes, batch->bytes + done, rest);
 	batch->fill = rest;
 	batch->next = 0;
 	do
@@ -85,7 +94,7 @@ static bool may_begin(const char *bytes, size_t len)
 {
 	unsigned i;
 
-	for (i = EVT_RECORD_WAKE; i <= EVT_RECORD_TASK; i++) {
+	for (i = EVT_RECORD_WAKE; i <= EVT_RECORD_SEND; i++) {
 		uint16_t kind = (uint16_t)i;
 
 		if (memcmp(bytes, &kind, len < 2 ? len : 2) == 0)

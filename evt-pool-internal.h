@@ -14,6 +14,9 @@
  *	ENDED		nothing more is taken; the workers empty their pipes
  *	GONE		all threads are out, the boss is about to be
  *
+ * The pool of the classic server is static, and begins anew after it is GONE;
+ * one of evt_pool_new is the program's, and serves once.
+ *
  * Functions return 0 or -1 with errno and a line, unless said otherwise.
  */
 #ifndef EVT_POOL_INTERNAL_H
@@ -39,6 +42,26 @@ enum evt_pool_phase {
 	EVT_POOL_GONE
 };
 
+/* evt_stats as one thread keeps it: written by that thread alone, relaxed. */
+#define EVT_COUNTER_(name, text) atomic_ulong name;
+struct evt_counters {
+	EVT_STATS(EVT_COUNTER_, EVT_COUNTER_)
+};
+#undef EVT_COUNTER_
+
+static inline void evt_count_(atomic_ulong *counter, unsigned long n)
+{
+	atomic_store_explicit(counter,
+		atomic_load_explicit(counter, memory_order_relaxed) + n,
+		memory_order_relaxed);
+}
+
+static inline void evt_count_max_(atomic_ulong *counter, unsigned long value)
+{
+	if (value > atomic_load_explicit(counter, memory_order_relaxed))
+		atomic_store_explicit(counter, value, memory_order_relaxed);
+}
+
 /* What runs on a worker when it stops; a stack of them. */
 struct evt_at_stop {
 	struct evt_at_stop *next;
@@ -54,6 +77,7 @@ struct evt_worker {
 	struct event_base *base;
 	struct event *inbox;
 	struct evt_pipe pipe; /* its write end: closed by the boss */
+	void *state;          /* of the pool's owner: see init; NULL without */
 
 	/* The worker's thread alone; the rescuer's once lost is set. */
 	struct evt_batch batch;
@@ -62,11 +86,26 @@ struct evt_worker {
 	bool broken;         /* the pipe has failed */
 	bool reads_directly; /* where no event of the program's is waited for */
 
+	/* The worker's thread alone: its turns, see evt_callback_begin_. */
+	int depth;        /* callbacks within callbacks */
+	int64_t now_us;   /* when this turn began */
+	uint32_t now_ms;  /* the same in milliseconds, modulo 2^32 */
+	unsigned changes; /* the pool's, as far as seen */
+
+	/* The boss alone. */
+	unsigned long assigned; /* connections put into the pipe */
+	unsigned watched_turn;  /* seen at watched_ms */
+	int64_t watched_ms;
+	bool stalled; /* in watched_turn for too long */
+
 	/* Any thread; written by the worker's own. */
 	atomic_int serving;     /* a descriptor in a callback's hands, or -1 */
 	atomic_bool closing;    /* the end of the pipe is meant */
 	atomic_bool lost;       /* the thread has ended before its time */
+	atomic_bool drained;    /* nothing is left that a stop waits for */
+	atomic_uint turn;       /* odd while in a callback */
 	atomic_ulong delivered; /* descriptors that reached deliver */
+	struct evt_counters counters;
 };
 
 /* What the owner of a pool does. No hook but cut is called under a lock. */
@@ -81,6 +120,37 @@ struct evt_pool_hooks {
 	void (*on_stopping)(struct evt_pool *);
 	/* On the boss, all workers joined: frees what is the owner's. */
 	void (*on_ended)(struct evt_pool *);
+
+	/* Of the pools of evt_pool_new; all NULL in the classic server's. */
+
+	/* Makes and frees worker->state; before its thread, and after it. */
+	int (*init)(struct evt_worker *);
+	void (*release)(struct evt_worker *);
+	/* On the worker (or boss): something changed, see evt_pool_changed_. */
+	void (*on_change)(struct evt_worker *);
+	/* On the worker: CONN_TASK or SEND has arrived. */
+	void (*receive)(struct evt_worker *, struct evt_record *);
+	/* On the worker, at the end of each turn. */
+	void (*settle)(struct evt_worker *);
+	/* On the worker, which has lost its thread. */
+	void (*lose)(struct evt_worker *);
+	/* In evt_pool_free: frees what else is the owner's. */
+	void (*on_free)(struct evt_pool *);
+};
+
+/* How far a pool of evt_pool_new has come. */
+enum evt_start {
+	EVT_START_NOT,
+	EVT_START_WAIT,      /* its threads are being made, and wait */
+	EVT_START_CANCELLED, /* one could not be: the others end */
+	EVT_START_GO
+};
+
+/* What became of the connections that were open when a stop began. */
+struct evt_pool_drained {
+	atomic_ulong idle;     /* closed at once */
+	atomic_ulong finished; /* closed within the grace */
+	atomic_ulong aborted;  /* when it was over */
 };
 
 struct evt_pool {
@@ -109,6 +179,28 @@ struct evt_pool {
 
 	pthread_mutex_t rescue_lock; /* the batch of a lost worker */
 	atomic_ulong delivered;      /* by workers that have been freed */
+
+	/* Of the pools of evt_pool_new. */
+	bool owned;                      /* this is one: it serves once */
+	struct evt_pool_options options; /* every default filled in */
+	struct event *watch;             /* the boss's: looks for stalls */
+	enum evt_start start;            /* under lock */
+	struct evt_listener *listeners;  /* under lock: a list */
+	atomic_int listen_error; /* of the first evt_listen that failed */
+	atomic_int wake_fd;      /* the boss's pipe, once there is one */
+	atomic_bool stop_wanted;
+	atomic_uint signals;     /* that asked for it */
+	atomic_bool has_signals; /* in evt_pool_run */
+	atomic_uint changes;     /* counts evt_pool_changed_ */
+	atomic_bool draining;    /* nothing is accepted any more */
+	atomic_bool watching;    /* the boss looks for stalls */
+	atomic_bool watch_asked; /* it is to begin */
+	atomic_int nr_paused;    /* sockets on which accepting pauses */
+	atomic_bool nudged;      /* they have been asked to look again */
+	atomic_bool wants_room;  /* one of them for room in a pipe */
+	struct evt_pool_drained drained;
+	atomic_ulong dropped; /* connections of a lost worker, by any thread */
+	_Atomic(struct evt_pool *) next; /* that have been in evt_pool_run */
 };
 
 /* evt-worker.c: one thread, its loop and its inbox. */
@@ -141,9 +233,15 @@ int evt_worker_start_(struct evt_worker *, void *(*main)(void *), void *arg);
 /* The main of a worker; arg is the worker. */
 void *evt_worker_main_(void *arg);
 
-/* What every library thread does first and last. */
+/* What every library thread does first and last. Of the program's own, which
+ * has become the boss of a pool, borrow first. */
+void evt_thread_borrow_(void);
 void evt_thread_enter_(struct evt_worker *);
 void evt_thread_leave_(void);
+
+/* On the thread, before its loop: on_worker_start, and a first look at what
+ * there is to do. */
+void evt_worker_begin_(struct evt_worker *);
 
 /*
  * A write to a client that left, or was cut, raised SIGPIPE, which is blocked
@@ -168,12 +266,15 @@ void evt_worker_rescue_(struct evt_worker *);
 void evt_worker_serving_(struct evt_worker *, int fd);
 
 /*
- * Around a callback of the program's. Nobody cancels a library thread but a
- * stop that finds the pipe closed by somebody else, and it only while the
- * thread waits.
+ * Around whatever may call the program: a turn. Nobody cancels a library
+ * thread but a stop that finds the pipe closed by somebody else, and it only
+ * while the thread waits.
  */
-int evt_callback_begin_(void);
+int evt_callback_begin_(struct evt_worker *);
 void evt_callback_end_(struct evt_worker *, int state);
+
+/* Has no record in its pipe. On the worker. */
+bool evt_worker_is_empty_(const struct evt_worker *);
 
 /* evt-pool.c: starting, choosing a worker, stopping. */
 
@@ -223,6 +324,87 @@ void evt_pool_set_grace_(struct evt_pool *, int ms);
 
 /* Descriptors that reached deliver since the boss was started. */
 unsigned long evt_pool_delivered_(struct evt_pool *);
+
+/* Boss alone: puts nr CONN records into worker's pipe: 0 or an error number. */
+int evt_pool_hand_over_(
+	struct evt_worker *, const struct evt_record *, size_t nr);
+
+/* What every boss does, on its own thread or on the caller's: 0, or -1 if its
+ * loop failed. */
+int evt_pool_serve_(struct evt_pool *);
+
+/* Starts the boss's thread: 0 or an error number. */
+int evt_pool_start_boss_thread_(struct evt_pool *);
+
+/* What evt_pool_start_workers_ is made of: loops; threads (how many of them
+ * could be started, *error why not all); and undoing both. */
+int evt_pool_init_workers_(struct evt_pool *, int nr);
+int evt_pool_start_threads_(struct evt_pool *, int nr, int *error);
+void evt_pool_end_workers_(struct evt_pool *, int nr_threads);
+
+/* evt-pool-run.c: the pools of evt_pool_new. */
+
+/* Hooks for them, from the room above. */
+extern EVT_HIDDEN_ const struct evt_pool_hooks evt_pool_hooks_;
+
+/* Wakes the boss; async-signal-safe. */
+void evt_pool_wake_boss_(struct evt_pool *);
+
+/* Something that boss and workers have to look at has changed: on_change is
+ * called on each. Needs no memory and no room. */
+void evt_pool_changed_(struct evt_pool *);
+
+/* A descriptor or a place was given back: accepting may go on. */
+static inline void evt_pool_nudge_(struct evt_pool *pool)
+{
+	/* With whoever pauses: it says so first, and then looks once more. */
+	if (atomic_load(&pool->nr_paused) > 0 &&
+		!atomic_exchange(&pool->nudged, true))
+		evt_pool_changed_(pool);
+}
+
+/* On a new worker: waits until the pool has started; false if it could not. */
+bool evt_pool_await_start_(struct evt_pool *);
+
+/* On the boss that has left its loop: waits until every connection is closed,
+ * or the grace over. */
+void evt_pool_drain_(struct evt_pool *);
+
+/* On the boss that is lost: waits for the stop. */
+void evt_pool_await_stop_(struct evt_pool *);
+
+/* Waits until a pool that was started is over, and joins its boss; false if
+ * it was not. */
+bool evt_pool_await_over_(struct evt_pool *);
+
+/* For those who use the pipes of workers: they stay from enter to leave. */
+bool evt_pool_has_users_(struct evt_pool *);
+void evt_pool_enter_(struct evt_pool *);
+void evt_pool_leave_(struct evt_pool *);
+
+/* Of the structs that programs give with their size: a copy, the rest being
+ * zero; false if it asks for something that is not known here. */
+bool evt_options_copy_(void *dest, size_t room, const void *src, size_t size);
+
+/* Zero becomes usual; below -1: EINVAL. */
+int evt_option_(const char *call, const char *name, int *value, int usual);
+
+/* The run is over; the lock is held. */
+void evt_pool_over_(struct evt_pool *);
+
+/* evt-pool-watch.c: workers that hang in a callback. */
+
+int evt_watch_init_(struct evt_pool *);
+void evt_watch_free_(struct evt_pool *);
+
+/* A turn has begun and nobody watches. */
+void evt_watch_wanted_(struct evt_pool *);
+
+/* On the boss, woken: starts looking if that is wanted. */
+void evt_watch_look_(struct evt_pool *);
+
+/* On the boss: whether worker is in a callback for too long. */
+bool evt_worker_is_stalled_(struct evt_worker *);
 
 static inline int evt_pool_phase_(struct evt_pool *pool)
 {

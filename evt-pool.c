@@ -1,11 +1,5 @@
 /*
- * evt-pool.c: the pool: starting its threads whole or not at all, choosing a
- * worker, waiting for room, and stopping.
- *
- * On the way of the data there is no lock: putting a record is an atomic
- * counter of those who are inside, a look at the phase, and the write. The
- * counter is what lets a stop close the pipes: it first says that nothing more
- * is taken and then waits until nobody is inside.
+ * evt-pool.c: the pool: starting its threads whole or not at all, and stopping.
  *
  * The boss sees to stopping, so that a stop may be asked for from any thread,
  * a worker's callback too, and needs no thread, no memory and no room in a pipe
@@ -25,6 +19,7 @@ void evt_pool_init_(struct evt_pool *pool, const struct evt_pool_hooks *hooks)
 
 	pool->hooks = hooks;
 	pool->grace_ms = 5000;
+	atomic_init(&pool->wake_fd, -1);
 	pthread_mutex_init(&pool->lock, NULL);
 	pthread_mutex_init(&pool->rescue_lock, NULL);
 	pthread_condattr_init(&monotonic);
@@ -76,168 +71,6 @@ void evt_pool_set_grace_(struct evt_pool *pool, int ms)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* Choosing and putting */
-
-/*
- * One counter has two halves, since each atomic operation on it counts: who is
- * inside, and, for the round robin, how many came for any worker.
- */
-#define HALF     (sizeof(unsigned long) * 4)
-#define ONE_USER 1UL
-#define ONE_TURN (1UL << HALF)
-
-static bool has_users(struct evt_pool *pool)
-{
-	return (atomic_load(&pool->users) & (ONE_TURN - 1)) != 0;
-}
-
-/* Before the phase is looked at: with take_nothing_more. Returns the turn. */
-static unsigned enter(struct evt_pool *pool, bool for_any)
-{
-	unsigned long before = atomic_fetch_add(
-		&pool->users, for_any ? ONE_TURN + ONE_USER : ONE_USER);
-
-	return (unsigned)(before >> HALF);
-}
-
-static void leave(struct evt_pool *pool)
-{
-	atomic_fetch_sub(&pool->users, ONE_USER);
-	if (atomic_load(&pool->phase) >= EVT_POOL_ENDED && !has_users(pool))
-		evt_pool_tell_(pool);
-}
-
-/*
- * A descriptor is taken until a stop is asked for; but the connection in the
- * hands of the listener's callback is taken all the same, or a program that
- * does not look at the result would lose it. Tasks are taken while draining.
- */
-static inline int refusal(
-	struct evt_pool *pool, const struct evt_record *record)
-{
-	struct evt_worker *self = evt_thread_self_();
-	int phase = atomic_load(&pool->phase);
-
-	if (phase == EVT_POOL_IDLE)
-		return ENOTCONN;
-	if (phase == EVT_POOL_RUNNING)
-		return 0;
-	if (phase == EVT_POOL_STOPPING &&
-		(record->kind == EVT_RECORD_TASK ||
-			(self == &pool->boss && !self->done)))
-		return 0;
-	return ECANCELED;
-}
-
-static inline int put_to(
-	struct evt_worker *worker, const struct evt_record *record)
-{
-	if (atomic_load_explicit(&worker->lost, memory_order_acquire))
-		return ENXIO;
-	if (evt_pipe_put_(&worker->pipe, record) == -1)
-		return errno;
-	/* With lose_thread, which says that it is lost and then empties the
-	 * pipe: either it finds this record, or, the pipe's own lock being
-	 * between the two, it is seen here that it is lost. The boss's tasks
-	 * are for its own loop alone. */
-	if (atomic_load_explicit(&worker->lost, memory_order_acquire) &&
-		worker->index != -1)
-		evt_worker_rescue_(worker);
-	return 0;
-}
-
-static inline int put_to_next(
-	struct evt_pool *pool, unsigned turn, const struct evt_record *record)
-{
-	unsigned nr = (unsigned)atomic_load(&pool->nr_open);
-	unsigned i;
-	int error = ENXIO;
-
-	if (nr == 0)
-		return ENOTCONN;
-	for (i = 0; i < nr; i++) {
-		int result = put_to(&pool->workers[(turn + i) % nr], record);
-
-		if (result == 0)
-			return 0;
-		if (result != ENXIO)
-			error = result;
-	}
-	return error;
-}
-
-static inline int try_put(struct evt_pool *pool, struct evt_worker *worker,
-	unsigned turn, const struct evt_record *record)
-{
-	int error = refusal(pool, record);
-
-	if (error)
-		return error;
-	error = worker ? put_to(worker, record)
-		       : put_to_next(pool, turn, record);
-	/* A task for a lost worker runs on another. */
-	if (error == ENXIO && worker && worker->index != -1)
-		error = put_to_next(pool, turn, record);
-	return error;
-}
-
-/* A worker may be the only one who could make room. */
-static bool may_wait(void)
-{
-	struct evt_worker *self = evt_thread_self_();
-
-	return !self || self->index == -1;
-}
-
-/* The caller is counted among the waiters before it tries again: a worker
- * that makes room after that sees it, see evt_pool_tell_of_room_. */
-static EVT_SELDOM_ int put_when_there_is_room(struct evt_pool *pool,
-	struct evt_worker *worker, unsigned turn,
-	const struct evt_record *record)
-{
-	unsigned seen;
-	int error;
-
-	atomic_fetch_add(&pool->waiters, 1);
-	for (;;) {
-		seen = evt_pool_news_(pool);
-		error = try_put(pool, worker, turn, record);
-		if (error != EAGAIN)
-			break;
-		if (atomic_load(&pool->phase) != EVT_POOL_RUNNING) {
-			error = ECANCELED;
-			break;
-		}
-		evt_pool_await_news_(pool, seen);
-	}
-	atomic_fetch_sub(&pool->waiters, 1);
-	return error;
-}
-
-int evt_pool_put_(struct evt_pool *pool, struct evt_worker *worker,
-	const struct evt_record *record, bool wait)
-{
-	unsigned turn = enter(pool, worker == NULL);
-	int error;
-
-	error = try_put(pool, worker, turn, record);
-	if (error == EAGAIN && wait && may_wait())
-		error = put_when_there_is_room(pool, worker, turn, record);
-	leave(pool);
-	return error;
-}
-
-int evt_pool_forward_(struct evt_pool *pool, const struct evt_record *record)
-{
-	unsigned turn = enter(pool, true);
-	int error = ECANCELED;
-
-	if (atomic_load(&pool->phase) < EVT_POOL_ENDED)
-		error = put_to_next(pool, turn, record);
-	leave(pool);
-	return error;
-}
-
 unsigned evt_pool_news_(struct evt_pool *pool)
 {
 	unsigned news;
@@ -263,12 +96,18 @@ void evt_pool_tell_(struct evt_pool *pool)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-void evt_pool_tell_of_room_(struct evt_pool *pool)
+int evt_pool_hand_over_(
+	struct evt_worker *worker, const struct evt_record *records, size_t nr)
 {
-	/* With put_when_there_is_room: a write that met a full pipe before this
-	 * read, by the order of the pipe's own lock, was a counted waiter's. */
-	if (atomic_load_explicit(&pool->waiters, memory_order_acquire) > 0)
-		evt_pool_tell_(pool);
+	if (atomic_load_explicit(&worker->lost, memory_order_acquire))
+		return ENXIO;
+	if (evt_pipe_put_many_(&worker->pipe, records, nr) == -1)
+		return errno;
+	worker->assigned += nr;
+	/* As in put_to. */
+	if (atomic_load_explicit(&worker->lost, memory_order_acquire))
+		evt_worker_rescue_(worker);
+	return 0;
 }
 
 /* Stopping */
@@ -300,7 +139,7 @@ static void take_nothing_more(struct evt_pool *pool)
 {
 	pthread_mutex_lock(&pool->lock);
 	set_phase(pool, EVT_POOL_ENDED);
-	while (has_users(pool))
+	while (evt_pool_has_users_(pool))
 		await_change(pool, -1);
 	pthread_mutex_unlock(&pool->lock);
 }
@@ -345,7 +184,8 @@ static void await_workers(struct evt_pool *pool)
 	pthread_mutex_unlock(&pool->lock);
 }
 
-/* Joins the first nr threads and frees all workers. */
+/* Joins the first nr threads and frees all loops. The workers of a pool of
+ * evt_pool_new stay, for those who still ask for them. */
 static void free_workers(struct evt_pool *pool, int nr)
 {
 	int i;
@@ -360,9 +200,11 @@ static void free_workers(struct evt_pool *pool, int nr)
 		evt_worker_free_(worker);
 	}
 	atomic_store(&pool->nr_open, 0);
+	pool->nr_workers = 0;
+	if (pool->owned)
+		return;
 	free(pool->workers);
 	pool->workers = NULL;
-	pool->nr_workers = 0;
 }
 
 /* Tells the workers that they are about to see the last record. */
@@ -396,17 +238,24 @@ void evt_pool_worker_left_(struct evt_pool *pool)
 
 static void finish(struct evt_pool *pool)
 {
+	if (pool->owned)
+		evt_pool_drain_(pool);
 	take_nothing_more(pool);
 	close_pipes(pool, pool->nr_workers);
 	await_workers(pool);
 	free_workers(pool, pool->nr_workers);
 	atomic_store(&pool->hurry, false);
+	evt_watch_free_(pool);
 	evt_worker_free_(&pool->boss);
-	pool->hooks->on_ended(pool);
-	pthread_mutex_lock(&pool->lock);
-	set_phase(pool, EVT_POOL_GONE);
-	pthread_mutex_unlock(&pool->lock);
+	if (pool->hooks->on_ended)
+		pool->hooks->on_ended(pool);
 	evt_thread_leave_();
+	pthread_mutex_lock(&pool->lock);
+	if (pool->boss_joinable)
+		set_phase(pool, EVT_POOL_GONE);
+	else
+		evt_pool_over_(pool);
+	pthread_mutex_unlock(&pool->lock);
 }
 
 static void leave_loop(struct evt_pool *pool)
@@ -432,6 +281,8 @@ static void lose_boss(void *arg)
 	evt_log_(EVT_LOG_ERROR,
 		"the listener has lost its thread (a callback ended it, or its "
 		"loop failed): no more connections are accepted");
+	if (pool->owned)
+		evt_pool_await_stop_(pool);
 	pthread_mutex_lock(&pool->lock);
 	while (atomic_load(&pool->phase) == EVT_POOL_RUNNING)
 		await_change(pool, -1);
@@ -439,20 +290,36 @@ static void lose_boss(void *arg)
 	finish(pool);
 }
 
-static void *boss_main(void *arg)
+int evt_pool_serve_(struct evt_pool *pool)
 {
-	struct evt_pool *pool = arg;
 	int result;
 
 	evt_thread_enter_(&pool->boss);
 	pthread_cleanup_push(lose_boss, pool);
+	evt_worker_begin_(&pool->boss);
 	result = evt_worker_run_(&pool->boss);
 	if (result == 0)
 		leave_loop(pool);
 	pthread_cleanup_pop(result == -1);
 	if (result == 0)
 		finish(pool);
+	return result;
+}
+
+static void *boss_main(void *arg)
+{
+	struct evt_pool *pool = arg;
+
+	if (!pool->owned || evt_pool_await_start_(pool))
+		evt_pool_serve_(pool);
+	else
+		evt_thread_leave_();
 	return NULL;
+}
+
+int evt_pool_start_boss_thread_(struct evt_pool *pool)
+{
+	return evt_worker_start_(&pool->boss, boss_main, pool);
 }
 
 unsigned evt_pool_generation_(struct evt_pool *pool)
@@ -472,8 +339,30 @@ static void join_boss(struct evt_pool *pool)
 	pthread_mutex_unlock(&pool->lock);
 	pthread_join(pool->boss.thread, NULL);
 	pthread_mutex_lock(&pool->lock);
+	evt_pool_over_(pool);
+}
+
+void evt_pool_over_(struct evt_pool *pool)
+{
 	pool->generation++;
-	set_phase(pool, EVT_POOL_IDLE);
+	set_phase(pool, pool->owned ? EVT_POOL_GONE : EVT_POOL_IDLE);
+}
+
+bool evt_pool_await_over_(struct evt_pool *pool)
+{
+	bool started;
+
+	pthread_mutex_lock(&pool->lock);
+	started = pool->start == EVT_START_GO;
+	while (started && pool->generation == 0) {
+		if (atomic_load(&pool->phase) == EVT_POOL_GONE &&
+			pool->boss_joinable)
+			join_boss(pool);
+		else
+			await_change(pool, -1);
+	}
+	pthread_mutex_unlock(&pool->lock);
+	return started;
 }
 
 /* The lock is held and the boss in its loop, so that nothing of this reaches
@@ -545,9 +434,10 @@ int evt_pool_start_boss_(struct evt_pool *pool)
 
 /* The loops of all workers before the first thread: what can fail does so while
  * nothing runs. */
-static int init_workers(struct evt_pool *pool, int nr)
+int evt_pool_init_workers_(struct evt_pool *pool, int nr)
 {
-	pool->workers = calloc((size_t)nr, sizeof(*pool->workers));
+	if (!pool->workers)
+		pool->workers = calloc((size_t)nr, sizeof(*pool->workers));
 	if (!pool->workers)
 		return evt_fail_(ENOMEM, "%d workers", nr);
 	for (; pool->nr_workers < nr; pool->nr_workers++) {
@@ -576,23 +466,38 @@ static int start_thread(struct evt_pool *pool, struct evt_worker *worker)
 	return error;
 }
 
+int evt_pool_start_threads_(struct evt_pool *pool, int nr, int *error)
+{
+	int i;
+
+	for (i = 0; i < nr; i++) {
+		*error = start_thread(pool, &pool->workers[i]);
+		if (*error)
+			break;
+	}
+	return i;
+}
+
+void evt_pool_end_workers_(struct evt_pool *pool, int nr_threads)
+{
+	close_pipes(pool, nr_threads);
+	free_workers(pool, nr_threads);
+}
+
 int evt_pool_start_workers_(struct evt_pool *pool, int nr)
 {
 	int error;
-	int i;
+	int started;
 
 	if (nr > EVT_POOL_MAX_WORKERS)
 		return evt_fail_(EINVAL, "%d workers, %d at most", nr,
 			EVT_POOL_MAX_WORKERS);
-	if (init_workers(pool, nr) == -1)
+	if (evt_pool_init_workers_(pool, nr) == -1)
 		return -1;
-	for (i = 0; i < nr; i++) {
-		error = start_thread(pool, &pool->workers[i]);
-		if (!error)
-			continue;
-		evt_fault_(error, "the thread of worker %d of %d", i, nr);
-		close_pipes(pool, i);
-		free_workers(pool, i);
+	started = evt_pool_start_threads_(pool, nr, &error);
+	if (started < nr) {
+		evt_fault_(error, "the thread of worker %d of %d", started, nr);
+		evt_pool_end_workers_(pool, started);
 		errno = error;
 		return -1;
 	}
@@ -612,66 +517,24 @@ unsigned long evt_pool_delivered_(struct evt_pool *pool)
 
 /* evt-pool.h */
 
+static int nr_known(struct evt_pool *pool)
+{
+	return pool->owned ? pool->options.workers
+			   : atomic_load(&pool->nr_open);
+}
+
 int evt_pool_workers(struct evt_pool *pool)
 {
 	if (!pool)
 		return evt_fail_(EINVAL, "evt_pool_workers");
-	return atomic_load(&pool->nr_open);
+	return nr_known(pool);
 }
 
 struct evt_worker *evt_pool_worker(struct evt_pool *pool, int index)
 {
-	if (!pool || index < 0 || index >= atomic_load(&pool->nr_open)) {
+	if (!pool || index < 0 || index >= nr_known(pool)) {
 		evt_fail_(EINVAL, "evt_pool_worker %d", index);
 		return NULL;
 	}
 	return &pool->workers[index];
-}
-
-int evt_worker_post(struct evt_worker *worker, evt_task task, void *arg)
-{
-	const struct evt_record record = {
-		.kind = EVT_RECORD_TASK, .task = task, .arg = arg};
-	int index;
-	int error;
-
-	if (evt_forked_())
-		return evt_fail_(EPERM, "evt_worker_post in a forked child");
-	if (!worker || !task)
-		return evt_fail_(EINVAL, "evt_worker_post");
-	index = worker->index; /* after a refusal it may be gone */
-	error = evt_pool_put_(worker->pool, worker, &record, true);
-	if (error)
-		return evt_fail_(error, "evt_worker_post to worker %d", index);
-	return 0;
-}
-
-int evt_pool_post_all(struct evt_pool *pool, evt_task task, void *arg)
-{
-	const struct evt_record record = {
-		.kind = EVT_RECORD_TASK, .task = task, .arg = arg};
-	int posted = 0;
-	int error = ENXIO;
-	int nr = 0;
-
-	if (evt_forked_())
-		return evt_fail_(EPERM, "evt_pool_post_all in a forked child");
-	if (!pool || !task)
-		return evt_fail_(EINVAL, "evt_pool_post_all");
-	enter(pool, false); /* the workers stay until leave */
-	if (atomic_load(&pool->phase) < EVT_POOL_ENDED)
-		nr = atomic_load(&pool->nr_open);
-	else
-		error = ECANCELED;
-	while (posted < nr) {
-		error = evt_pool_put_(
-			pool, &pool->workers[posted], &record, true);
-		if (error)
-			break;
-		posted++;
-	}
-	leave(pool);
-	if (posted > 0)
-		return posted;
-	return evt_fail_(error, "evt_pool_post_all");
 }

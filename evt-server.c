@@ -12,7 +12,7 @@
  */
 #include "evt-server.h"
 #include "evt-kept-internal.h"
-#include "evt-listener-internal.h"
+#include "evt-accept-internal.h"
 #include "evt-log-internal.h"
 #include "evt-net-internal.h"
 #include "evt-server-internal.h"
@@ -48,7 +48,7 @@ static struct {
 	atomic_ulong unreachable;
 
 	struct evt_pool pool;
-	struct evt_listener listener;
+	struct evt_acceptor listener;
 } server = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.kept = {.pipe = {-1, -1}},
@@ -96,7 +96,7 @@ static void cut(struct evt_pool *pool, int fd)
 static void stop_accepting(struct evt_pool *pool)
 {
 	(void)pool;
-	evt_listener_unwatch_(&server.listener);
+	evt_acceptor_unwatch_(&server.listener);
 }
 
 static void on_ended(struct evt_pool *pool);
@@ -196,7 +196,7 @@ static void deliver_kept(void)
 static void release(void)
 {
 	drop_kept();
-	evt_listener_close_(&server.listener);
+	evt_acceptor_close_(&server.listener);
 	freeaddrinfo(server.ai);
 	server.ai = NULL;
 	atomic_store(&server.family, 0);
@@ -353,7 +353,7 @@ static int open_listener(void)
 	const char *step4;
 	int error;
 
-	if (evt_listener_open_(&server.listener, addr, server.ai->ai_addrlen,
+	if (evt_acceptor_open_(&server.listener, addr, server.ai->ai_addrlen,
 		    server.socktype, &step) == 0) {
 		if (addr->sa_family == AF_INET)
 			evt_log_(EVT_LOG_INFO,
@@ -364,7 +364,7 @@ static int open_listener(void)
 	evt_net_text_(addr, where);
 	if (addr->sa_family == AF_INET6) {
 		in.sin_port = htons((uint16_t)evt_net_addr_port_(addr));
-		if (evt_listener_open_(&server.listener, (struct sockaddr *)&in,
+		if (evt_acceptor_open_(&server.listener, (struct sockaddr *)&in,
 			    sizeof(in), server.socktype, &step4) == 0) {
 			evt_log_(EVT_LOG_WARN, "%s %s: %s; serving IPv4 alone",
 				step, where,
@@ -385,7 +385,7 @@ static int start_listener(evt_callback cb, void *arg)
 		return -1;
 	if (!had_boss && evt_pool_start_boss_(&server.pool) == -1)
 		goto no_boss;
-	if (evt_listener_watch_(&server.listener, &server.pool, cb, arg) == -1)
+	if (evt_acceptor_watch_(&server.listener, &server.pool, cb, arg) == -1)
 		goto not_watched;
 	evt_log_(EVT_LOG_DEBUG, "listening on %s, port %d, backlog %d",
 		server.listener.where, evt_server_port(),
@@ -396,7 +396,7 @@ not_watched:
 		undo_boss();
 no_boss:
 	error = errno;
-	evt_listener_close_(&server.listener);
+	evt_acceptor_close_(&server.listener);
 	errno = error;
 	return -1;
 }
@@ -409,7 +409,7 @@ int evt_server_start(evt_callback cb, void *arg)
 		return evt_fail_(EPERM, "evt_server_start in a forked child");
 	lock_server();
 	result = may_start("evt_server_start", cb != NULL,
-		server.listener.state != EVT_LISTENER_CLOSED);
+		server.listener.state != EVT_ACCEPTOR_CLOSED);
 	if (result == 0)
 		result = start_listener(cb, arg);
 	unlock_server();
@@ -516,7 +516,7 @@ int evt_tcp(sockfd_t fd, struct sockaddr *sock)
 
 	if (evt_forked_())
 		return evt_fail_(EPERM, "evt_tcp in a forked child");
-	conn = evt_listener_accept_(&server.listener, fd, &peer, &len);
+	conn = evt_acceptor_accept_(&server.listener, fd, false, &peer, &len);
 	if (conn == -1)
 		return -1;
 	copy_peer(sock, &peer, len);
@@ -649,7 +649,7 @@ void evt_close(sockfd_t fd)
 	if (self && (gone || atomic_load(&self->pool->hurry)))
 		evt_thread_take_sigpipe_();
 	close(fd);
-	evt_listener_nudge_(&server.listener);
+	evt_acceptor_nudge_(&server.listener);
 	errno = error;
 }
 
@@ -676,7 +676,7 @@ int evt_thread_at_stop(void (*fn)(void *), void *arg)
 
 void evt_server_ledger_(struct evt_server_ledger *ledger)
 {
-	struct evt_listener *listener = &server.listener;
+	struct evt_acceptor *listener = &server.listener;
 
 	ledger->accepted = atomic_load(&listener->accepted);
 	ledger->delivered = evt_pool_delivered_(&server.pool);

@@ -30,6 +30,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -136,6 +137,8 @@ int evt_worker_init_(
 		goto no_event;
 	if (event_add(worker->inbox, NULL) == -1)
 		goto not_added;
+	if (pool->hooks->init && pool->hooks->init(worker) == -1)
+		goto not_added;
 	return 0;
 not_added:
 	event_free(worker->inbox);
@@ -148,10 +151,14 @@ no_base:
 
 void evt_worker_free_(struct evt_worker *worker)
 {
+	if (worker->pool->hooks->release)
+		worker->pool->hooks->release(worker);
 	event_free(worker->inbox);
 	event_base_free(worker->base);
 	worker->base = NULL; /* a log hook may still ask for it */
-	evt_pipe_close_(&worker->pipe);
+	/* A stop may still be asked for, which wakes the boss. */
+	if (worker->index != -1 || !worker->pool->owned)
+		evt_pipe_close_(&worker->pipe);
 }
 
 /*
@@ -169,6 +176,8 @@ static void signals_to_block(sigset_t *set)
 		sigdelset(set, faults[i]);
 }
 
+static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
+
 static void register_fork_handler(void)
 {
 	pthread_atfork(NULL, NULL, after_fork_in_child);
@@ -177,12 +186,11 @@ static void register_fork_handler(void)
 int evt_worker_start_(
 	struct evt_worker *worker, void *(*main)(void *), void *arg)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	sigset_t blocked;
 	sigset_t before;
 	int error;
 
-	pthread_once(&once, register_fork_handler);
+	pthread_once(&fork_handler, register_fork_handler);
 	signals_to_block(&blocked);
 	pthread_sigmask(SIG_BLOCK, &blocked, &before);
 	atomic_fetch_add(&nr_threads, 1);
@@ -203,18 +211,63 @@ static bool has_nothing_but_inbox(const struct evt_worker *worker)
 			EVENT_BASE_COUNT_ACTIVE | EVENT_BASE_COUNT_ADDED) == 1;
 }
 
-int evt_callback_begin_(void)
+static void begin_turn(struct evt_worker *worker)
+{
+	unsigned turn = atomic_load_explicit(
+		&worker->turn, memory_order_relaxed);
+
+	worker->now_us = evt_now_us_();
+	worker->now_ms = (uint32_t)(worker->now_us / 1000);
+	if (worker->index == -1)
+		return;
+	atomic_store_explicit(&worker->turn, turn + 1, memory_order_relaxed);
+	/* The boss looks twice before it stops watching: evt-pool-watch.c */
+	if (!atomic_load_explicit(
+		    &worker->pool->watching, memory_order_relaxed))
+		evt_watch_wanted_(worker->pool);
+}
+
+/* The coarse clock tells for little whether it may have been long. */
+static void end_turn(struct evt_worker *worker)
+{
+	unsigned turn = atomic_load_explicit(
+		&worker->turn, memory_order_relaxed);
+
+	if (evt_coarse_us_() > worker->now_us)
+		evt_count_max_(&worker->counters.longest_callback_us,
+			(unsigned long)(evt_now_us_() - worker->now_us));
+	if (worker->index != -1)
+		atomic_store_explicit(
+			&worker->turn, turn + 1, memory_order_relaxed);
+}
+
+int evt_callback_begin_(struct evt_worker *worker)
 {
 	int state;
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	if (worker->depth++ == 0 && worker->pool->owned)
+		begin_turn(worker);
 	return state;
+}
+
+/* Of a boss: whether it has been asked to stop. */
+static bool is_to_stop(struct evt_pool *pool)
+{
+	if (atomic_load(&pool->stop_wanted))
+		evt_pool_request_stop_(pool);
+	return evt_pool_phase_(pool) >= EVT_POOL_STOPPING;
 }
 
 void evt_callback_end_(struct evt_worker *worker, int state)
 {
-	if (worker->index == -1 &&
-		evt_pool_phase_(worker->pool) >= EVT_POOL_STOPPING)
+	if (worker->depth == 1 && worker->pool->owned) {
+		if (worker->state)
+			worker->pool->hooks->settle(worker);
+		end_turn(worker);
+	}
+	worker->depth--;
+	if (worker->index == -1 && is_to_stop(worker->pool))
 		worker->done = true;
 	if (worker->done || worker->broken || has_nothing_but_inbox(worker))
 		event_base_loopbreak(worker->base);
@@ -247,13 +300,35 @@ static void deliver(struct evt_worker *worker, const struct evt_record *record)
 		&worker->delivered, memory_order_relaxed);
 	atomic_store_explicit(
 		&worker->delivered, delivered + 1, memory_order_relaxed);
+	if (!pool->hooks->cut) {
+		pool->hooks->deliver(worker, record);
+		return;
+	}
 	evt_worker_serving_(worker, record->fd);
 	pool->hooks->deliver(worker, record);
 	evt_worker_serving_(worker, -1);
 }
 
-static void handle(struct evt_worker *worker, const struct evt_record *record)
+static void note_wait(
+	struct evt_worker *worker, const struct evt_record *record)
 {
+	uint32_t wait = (uint32_t)worker->now_us - record->queued_us;
+
+	/* Queued a moment after this turn began it has not waited. */
+	if (wait < INT32_MAX)
+		evt_count_max_(&worker->counters.longest_wait_us, wait);
+}
+
+static void receive(struct evt_worker *worker, struct evt_record *record)
+{
+	if (worker->state)
+		worker->pool->hooks->receive(worker, record);
+}
+
+static void handle(struct evt_worker *worker, struct evt_record *record)
+{
+	if (record->queued_us != 0)
+		note_wait(worker, record);
 	switch (record->kind) {
 	case EVT_RECORD_WAKE:
 		break;
@@ -263,6 +338,10 @@ static void handle(struct evt_worker *worker, const struct evt_record *record)
 	case EVT_RECORD_TASK:
 		record->task(worker, record->arg);
 		break;
+	case EVT_RECORD_CONN_TASK:
+	case EVT_RECORD_SEND:
+		receive(worker, record);
+		break;
 	default:
 		evt_log_(EVT_LOG_ERROR,
 			"worker %d: foreign bytes in its pipe, ignored",
@@ -271,13 +350,34 @@ static void handle(struct evt_worker *worker, const struct evt_record *record)
 	}
 }
 
+static void look_for_changes(struct evt_worker *worker)
+{
+	struct evt_pool *pool = worker->pool;
+	unsigned changes = atomic_load(&pool->changes);
+
+	if (changes == worker->changes)
+		return;
+	worker->changes = changes;
+	if (worker->index == -1)
+		evt_watch_look_(pool);
+	pool->hooks->on_change(worker);
+}
+
+bool evt_worker_is_empty_(const struct evt_worker *worker)
+{
+	int bytes = 0;
+
+	return ioctl(worker->pipe.read_fd, FIONREAD, &bytes) == -1 ||
+		bytes == 0;
+}
+
 /* One read; false if it brought nothing. */
 static bool serve_batch(struct evt_worker *worker)
 {
 	int got = evt_pipe_take_(&worker->pipe, &worker->batch);
 	bool empty = got == 0 || (got == -1 && errno == EAGAIN);
 	struct evt_record *record;
-	int state = evt_callback_begin_();
+	int state = evt_callback_begin_(worker);
 
 	if (got == 1)
 		evt_pool_tell_of_room_(worker->pool);
@@ -287,6 +387,7 @@ static bool serve_batch(struct evt_worker *worker)
 		worker->broken = true;
 	while (got == 1 && (record = evt_batch_next_(&worker->batch)))
 		handle(worker, record);
+	look_for_changes(worker);
 	evt_callback_end_(worker, state);
 	return got == 1;
 }
@@ -319,6 +420,9 @@ void evt_thread_enter_(struct evt_worker *worker)
 
 	evt_self_ = worker;
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+	/* The thread that called evt_pool_run keeps its name. */
+	if (worker->index == -1 && atomic_load(&worker->pool->has_signals))
+		return;
 	if (worker->index == -1)
 		snprintf(name, sizeof(name), "evt-listener");
 	else
@@ -335,6 +439,12 @@ void evt_thread_take_sigpipe_(void)
 	sigaddset(&set, SIGPIPE);
 	while (sigtimedwait(&set, NULL, &now) == -1 && errno == EINTR)
 		;
+}
+
+void evt_thread_borrow_(void)
+{
+	pthread_once(&fork_handler, register_fork_handler);
+	atomic_fetch_add(&nr_threads, 1);
 }
 
 void evt_thread_leave_(void)
@@ -418,12 +528,15 @@ void evt_worker_rescue_(struct evt_worker *worker)
 	unsigned tasks = 0;
 
 	while (take_left(worker, &left)) {
-		if (evt_pool_forward_(pool, &left) == 0) {
+		left.generation = 0; /* its connection went with the thread */
+		if (left.kind == EVT_RECORD_SEND) {
+			free(left.arg); /* to a connection that is gone */
+		} else if (evt_pool_forward_(pool, &left) == 0) {
 			passed_on++;
 		} else if (left.kind == EVT_RECORD_CONN) {
 			pool->hooks->drop(pool, &left);
 			closed++;
-		} else {
+		} else if (left.kind != EVT_RECORD_WAKE) {
 			tasks++;
 		}
 	}
@@ -444,6 +557,18 @@ static void leave_pool(void *arg)
 	evt_pool_worker_left_(worker->pool);
 }
 
+static void run_hook(
+	struct evt_worker *worker, void (*hook)(struct evt_worker *, void *))
+{
+	int state;
+
+	if (!hook)
+		return;
+	state = evt_callback_begin_(worker);
+	hook(worker, worker->pool->options.arg);
+	evt_callback_end_(worker, state);
+}
+
 static void lose_thread(void *arg)
 {
 	struct evt_worker *worker = arg;
@@ -457,8 +582,25 @@ static void lose_thread(void *arg)
 	/* With put_to. */
 	atomic_store(&worker->lost, true);
 	evt_worker_serving_(worker, -1);
+	worker->depth = 0; /* the callback does not come back */
+	if (worker->state)
+		worker->pool->hooks->lose(worker);
+	atomic_store(&worker->drained, true);
 	evt_worker_run_at_stop_(worker);
 	evt_worker_rescue_(worker);
+	run_hook(worker, worker->pool->options.on_worker_stop);
+	evt_pool_wake_boss_(worker->pool);
+}
+
+void evt_worker_begin_(struct evt_worker *worker)
+{
+	int state;
+
+	if (worker->index != -1)
+		run_hook(worker, worker->pool->options.on_worker_start);
+	state = evt_callback_begin_(worker);
+	look_for_changes(worker);
+	evt_callback_end_(worker, state);
 }
 
 void *evt_worker_main_(void *arg)
@@ -466,15 +608,22 @@ void *evt_worker_main_(void *arg)
 	struct evt_worker *worker = arg;
 
 	evt_thread_enter_(worker);
+	if (worker->pool->owned && !evt_pool_await_start_(worker->pool)) {
+		leave_pool(worker);
+		return NULL;
+	}
 	worker->reads_directly = evt_net_set_nonblocking_(
 					 worker->pipe.read_fd, false) == 0;
 	/* Even if what runs at the stop ends the thread once more. */
 	pthread_cleanup_push(leave_pool, worker);
 	pthread_cleanup_push(lose_thread, worker);
-	if (evt_worker_run_(worker) == -1)
+	evt_worker_begin_(worker);
+	if (evt_worker_run_(worker) == -1) {
 		lose_thread(worker);
-	else
+	} else {
 		evt_worker_run_at_stop_(worker);
+		run_hook(worker, worker->pool->options.on_worker_stop);
+	}
 	pthread_cleanup_pop(0); /* lose_thread */
 	pthread_cleanup_pop(1); /* leave_pool */
 	return NULL;

@@ -5,12 +5,14 @@
 # evt-pool-internal.h and evt-pool-x.c all live in the room evt-pool.
 rooms='
 evt-log
-evt-net
+evt-net evt-url
+evt-unix
 evt-pipe
-evt-kept
+evt-kept evt-wheel evt-slots evt-output
 evt-pool evt-worker
 evt-conn
 evt-udp
+evt-accept
 evt-listener
 evt-core evt-server
 '

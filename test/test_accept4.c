@@ -7,7 +7,7 @@
 /* wrap: accept4 fcntl */
 #include "rig.h"
 #include "inject.h"
-#include "../evt-listener-internal.h"
+#include "../evt-accept-internal.h"
 
 #include <dirent.h>
 #include <signal.h>
@@ -172,7 +172,7 @@ static void an_error_of_one_connection_is_not_the_next_ones(void **state)
 	static const int errors[] = {ECONNABORTED, EPROTO, ENETDOWN,
 		ENOPROTOOPT, EHOSTDOWN, ENONET, EHOSTUNREACH, ENETUNREACH,
 		EPERM, ETIMEDOUT, ENOSR, ESOCKTNOSUPPORT, EPROTONOSUPPORT};
-	const int nr = 2 * EVT_LISTENER_TRIES + 1;
+	const int nr = 2 * EVT_ACCEPTOR_TRIES + 1;
 	int port = serve(on_client, echo, 2);
 	size_t i;
 

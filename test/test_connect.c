@@ -441,7 +441,7 @@ static void accepting_is_repeated_when_interrupted_and_without_accept4(
 
 		assert_true(has_client(listener));
 		inject(&accepting, errors[i], 0, 1);
-		conn = evt_net_accept_(listener, &peer, &len);
+		conn = evt_net_accept_(listener, false, &peer, &len);
 		assert_int_not_equal(conn, -1);
 		assert_int_equal(len, sizeof(struct sockaddr_in));
 		assert_int_equal(fcntl(conn, F_GETFD), FD_CLOEXEC);

@@ -113,7 +113,8 @@ static void a_record_arrives_as_it_was_put(void **state)
 	struct evt_record record = {.kind = EVT_RECORD_TASK,
 		.events = -1,
 		.fd = 0x7fffffff,
-		.reserved = UINT64_MAX,
+		.generation = UINT32_MAX,
+		.queued_us = UINT32_MAX,
 		.arg = &record};
 	struct evt_batch batch = {0};
 	struct evt_record *got;

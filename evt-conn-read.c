@@ -1,0 +1,276 @@
+/*
+ * evt-conn-read.c: from the socket to on_data.
+ *
+ * All connections of a worker share one buffer of 64 KiB, from which on_data
+ * gets its bytes in place; only what it leaves is copied, into memory of the
+ * connection's own, and what comes next is read behind it there. So a parser
+ * never sees a message cut in two, and a connection that is between messages
+ * has no buffer at all.
+ */
+#include "evt-conn-internal.h"
+#include "evt-log-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#define READS_A_TURN 4    /* of a whole buffer; then others have their turn */
+#define INPUT_MIN    512  /* bytes of memory for a rest */
+#define INPUT_FREE   4096 /* room for what comes next, at least */
+
+static bool wants_input(const struct evt_conn *conn)
+{
+	return !(conn->flags &
+		(EVT_CONN_PAUSED | EVT_CONN_THROTTLED | EVT_CONN_EOF_SEEN |
+			EVT_CONN_CONNECTING | EVT_CONN_OVER));
+}
+
+void evt_conn_update_reading_(struct evt_conn *conn)
+{
+	bool wanted = wants_input(conn);
+
+	if (wanted == ((conn->flags & EVT_CONN_READING) != 0))
+		return;
+	if (!wanted) {
+		event_del(&conn->readable);
+		conn->flags &= ~(uint32_t)EVT_CONN_READING;
+	} else if (event_add(&conn->readable, NULL) == 0) {
+		conn->flags |= EVT_CONN_READING;
+	} else {
+		evt_conn_fail_(conn, EVT_REASON_FAILED, ENOMEM);
+	}
+}
+
+/* Handing over */
+
+static bool may_deliver(const struct evt_conn *conn, size_t len)
+{
+	const uint32_t not_now = EVT_CONN_PAUSED | EVT_CONN_THROTTLED |
+		EVT_CONN_OVER;
+
+	return len > 0 && !(conn->flags & not_now) &&
+		(len >= conn->want || conn->flags & EVT_CONN_EOF_SEEN);
+}
+
+static size_t call_on_data(struct evt_conn *conn, const char *data, size_t len)
+{
+	const struct evt_setup *setup = conn->setup;
+	size_t used;
+
+	conn->want = 0;
+	if (!setup->handlers.on_data)
+		return len;
+	used = setup->handlers.on_data(conn, data, len, setup->arg);
+	if (used <= len)
+		return used;
+	evt_log_(EVT_LOG_ERROR,
+		"on_data says it consumed %zu bytes of %zu: aborted", used,
+		len);
+	conn->flags |= EVT_CONN_RESET;
+	evt_conn_fail_(conn, EVT_REASON_FAILED, EINVAL);
+	return len;
+}
+
+/* Keeps the rest, which lies at data, in the buffer of the worker or in what is
+ * kept already. */
+static void keep(struct evt_conn *conn, const char *data, size_t len)
+{
+	struct evt_input *input = conn->input;
+	size_t room = len + len / 2 > INPUT_MIN ? len + len / 2 : INPUT_MIN;
+
+	if (len == 0 || conn->flags & EVT_CONN_OVER) {
+		free(input);
+		conn->input = NULL;
+		return;
+	}
+	if (!input) {
+		input = malloc(sizeof(*input) + room);
+		if (!input) {
+			evt_conn_fail_(conn, EVT_REASON_FAILED, ENOMEM);
+			return;
+		}
+		input->room = room;
+		conn->input = input;
+	}
+	memmove(input->bytes, data, len);
+	input->len = len;
+}
+
+static void deliver(struct evt_conn *conn, const char *data, size_t len)
+{
+	size_t used = 1;
+
+	while (used > 0 && may_deliver(conn, len)) {
+		used = call_on_data(conn, data, len);
+		data += used;
+		len -= used;
+	}
+	keep(conn, data, len);
+	if (len >= conn->setup->max_input && wants_input(conn)) {
+		conn->flags |= EVT_CONN_RESET;
+		evt_conn_fail_(conn, EVT_REASON_OVERFLOW, ENOBUFS);
+	}
+}
+
+/* The peer has ended its stream, and everything before that is handed over, or
+ * is now for the last time. */
+static void tell_end(struct evt_conn *conn)
+{
+	const struct evt_setup *setup = conn->setup;
+
+	if (conn->input)
+		deliver(conn, conn->input->bytes, conn->input->len);
+	if (conn->flags &
+		(EVT_CONN_EOF_TOLD | EVT_CONN_OVER | EVT_CONN_PAUSED |
+			EVT_CONN_THROTTLED))
+		return;
+	keep(conn, NULL, 0);
+	conn->flags |= EVT_CONN_EOF_TOLD;
+	if (setup->handlers.on_eof)
+		setup->handlers.on_eof(conn, setup->arg);
+	else
+		evt_conn_close(conn);
+}
+
+void evt_conn_go_on_(struct evt_conn *conn)
+{
+	if (conn->flags & EVT_CONN_EOF_SEEN)
+		tell_end(conn);
+	else if (conn->input)
+		deliver(conn, conn->input->bytes, conn->input->len);
+}
+
+/* Reading */
+
+/* Room behind what is kept: false if there is no memory for it. */
+static bool make_room(struct evt_conn *conn)
+{
+	struct evt_input *input = conn->input;
+	size_t room = 2 * input->room > input->len + INPUT_FREE
+		? 2 * input->room
+		: input->len + INPUT_FREE;
+
+	if (input->room - input->len >= INPUT_FREE)
+		return true;
+	input = realloc(input, sizeof(*input) + room);
+	if (!input)
+		return false;
+	input->room = room;
+	conn->input = input;
+	return true;
+}
+
+/* recv(2) to where the next bytes belong; *full: there may be more. */
+static ssize_t receive(struct evt_conn *conn, bool *full)
+{
+	char *to = conn->home->buffer;
+	size_t room = EVT_READ_BYTES;
+	ssize_t len;
+
+	if (conn->input) {
+		to = conn->input->bytes + conn->input->len;
+		room = conn->input->room - conn->input->len;
+	}
+	do
+		len = recv(evt_conn_fd_(conn), to, room, 0);
+	while (len == -1 && errno == EINTR);
+	*full = len == (ssize_t)room;
+	return len;
+}
+
+/* One read; false if there is nothing more for now. */
+static bool read_once(struct evt_conn *conn)
+{
+	struct evt_home *home = conn->home;
+	ssize_t len;
+	bool full;
+
+	if (conn->input && !make_room(conn)) {
+		evt_conn_fail_(conn, EVT_REASON_FAILED, ENOMEM);
+		return false;
+	}
+	len = receive(conn, &full);
+	if (len == -1) {
+		if (errno != EAGAIN)
+			evt_conn_break_(conn, errno);
+		return false;
+	}
+	if (len == 0) {
+		conn->flags |= EVT_CONN_EOF_SEEN;
+		tell_end(conn);
+		evt_conn_touch_(conn);
+		return false;
+	}
+	conn->flags |= EVT_CONN_GOT_BYTE;
+	conn->moved_ms = home->worker->now_ms;
+	evt_count_(&home->worker->counters.bytes_in, (unsigned long)len);
+	if (!conn->input) {
+		deliver(conn, home->buffer, (size_t)len);
+	} else {
+		conn->input->len += (size_t)len;
+		deliver(conn, conn->input->bytes, conn->input->len);
+	}
+	return full;
+}
+
+void evt_conn_read_(struct evt_conn *conn)
+{
+	int reads = 0;
+
+	while (wants_input(conn) && reads < READS_A_TURN && read_once(conn))
+		reads++;
+	if (conn->home->draining)
+		evt_conn_touch_(conn); /* it may be idle now */
+}
+
+void evt_conn_on_readable_(evutil_socket_t fd, short what, void *arg)
+{
+	struct evt_conn *conn = arg;
+	struct evt_worker *worker = conn->home->worker;
+	int state = evt_callback_begin_(worker);
+
+	(void)fd;
+	(void)what;
+	if (conn->flags & EVT_CONN_LINGERING)
+		evt_conn_discard_(conn);
+	else
+		evt_conn_read_(conn);
+	evt_callback_end_(worker, state);
+}
+
+/* evt-conn.h */
+
+int evt_conn_want(struct evt_conn *conn, size_t len)
+{
+	if (evt_conn_check_(conn, "evt_conn_want") == -1)
+		return -1;
+	if (len > conn->setup->max_input)
+		return evt_fail_(EINVAL, "evt_conn_want %zu, max_input is %zu",
+			len, conn->setup->max_input);
+	if (conn->flags & EVT_CONN_OVER) {
+		errno = ENOTCONN;
+		return -1;
+	}
+	conn->want = len;
+	return 0;
+}
+
+void evt_conn_pause(struct evt_conn *conn)
+{
+	if (evt_conn_check_(conn, "evt_conn_pause") == -1 ||
+		conn->flags & EVT_CONN_OVER)
+		return;
+	conn->flags |= EVT_CONN_PAUSED;
+	evt_conn_touch_(conn);
+}
+
+void evt_conn_resume(struct evt_conn *conn)
+{
+	if (evt_conn_check_(conn, "evt_conn_resume") == -1 ||
+		!(conn->flags & EVT_CONN_PAUSED))
+		return;
+	conn->flags &= ~(uint32_t)EVT_CONN_PAUSED;
+	conn->flags |= EVT_CONN_RESUMED;
+	evt_conn_touch_(conn);
+}

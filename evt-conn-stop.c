@@ -1,0 +1,98 @@
+/*
+ * evt-conn-stop.c: the end of all connections of a worker: when the pool stops,
+ * when its grace is over, and when the worker has lost its thread.
+ */
+#include "evt-conn-internal.h"
+
+bool evt_conn_is_idle_(const struct evt_conn *conn)
+{
+	const uint32_t busy = EVT_CONN_CONNECTING | EVT_CONN_PAUSED |
+		EVT_CONN_THROTTLED | EVT_CONN_OVER;
+
+	return !(conn->flags & busy) && !conn->input &&
+		evt_conn_is_flushed_(conn);
+}
+
+/* What lies in the kernel is read before it is called idle. */
+void evt_conn_tell_stop_(struct evt_conn *conn)
+{
+	const struct evt_setup *setup = conn->setup;
+
+	if (conn->flags & (EVT_CONN_CLOSED | EVT_CONN_STOP_TOLD))
+		return;
+	if (setup->handlers.on_stop) {
+		conn->flags |= EVT_CONN_STOP_TOLD;
+		if (!(conn->flags & EVT_CONN_OVER))
+			setup->handlers.on_stop(conn, setup->arg);
+		return;
+	}
+	evt_conn_read_(conn);
+	if (evt_conn_is_idle_(conn))
+		evt_conn_fail_(conn, EVT_REASON_STOPPED, 0);
+	else
+		conn->flags |= EVT_CONN_STOP_TOLD;
+}
+
+static void cut(struct evt_conn *conn)
+{
+	if (conn->flags & EVT_CONN_LINGERING) {
+		evt_conn_dispose_(conn);
+	} else if (!(conn->flags & EVT_CONN_CLOSED)) {
+		conn->flags |= EVT_CONN_RESET;
+		evt_conn_fail_(conn, EVT_REASON_STOPPED, 0);
+	}
+}
+
+/* A new connection may come while it goes round: it is told when it opens. */
+static void each(struct evt_home *home, void (*fn)(struct evt_conn *))
+{
+	struct evt_conn *conn = evt_slots_next_(&home->slots, 0);
+
+	while (conn) {
+		uint32_t next = conn->slot.index + 1;
+
+		fn(conn);
+		conn = evt_slots_next_(&home->slots, next);
+	}
+}
+
+void evt_home_stop_(struct evt_worker *worker)
+{
+	struct evt_home *home = worker->state;
+	struct evt_pool *pool = worker->pool;
+
+	if (atomic_load(&pool->draining) && !home->draining) {
+		home->draining = true;
+		each(home, evt_conn_tell_stop_);
+	}
+	if (atomic_load(&pool->hurry))
+		each(home, cut);
+}
+
+void evt_home_report_(struct evt_home *home)
+{
+	struct evt_worker *worker = home->worker;
+
+	/* The boss accepts no more: what is not here lies in the pipe. */
+	if (home->slots.nr_used > 0 || atomic_load(&worker->drained) ||
+		!evt_worker_is_empty_(worker))
+		return;
+	atomic_store(&worker->drained, true);
+	evt_pool_wake_boss_(worker->pool);
+}
+
+static void lose(struct evt_conn *conn)
+{
+	if (conn->flags & EVT_CONN_LINGERING)
+		evt_conn_dispose_(conn);
+	else
+		evt_conn_fail_(conn, EVT_REASON_FAILED, ECANCELED);
+}
+
+void evt_home_lose_(struct evt_worker *worker)
+{
+	int state = evt_callback_begin_(worker);
+
+	each(worker->state, lose);
+	evt_callback_end_(worker, state);
+}

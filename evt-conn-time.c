@@ -1,0 +1,285 @@
+/*
+ * evt-conn-time.c: timeouts of connections, all on one timer of the worker's.
+ *
+ * A connection is in the worker's wheel at the time at which its earliest
+ * timeout may be over. A byte that moves only notes when it did; whether the
+ * connection has been idle for long is looked at when the wheel comes round to
+ * it, and then it is put back for the rest. So traffic costs nothing here, and
+ * a deadline is a number that no byte changes.
+ *
+ * Times are milliseconds modulo 2^32: only differences below 2^31 are looked
+ * at, and the wheel looks at each connection at least every half hour.
+ */
+#include "evt-conn-internal.h"
+#include "evt-log-internal.h"
+
+#include <errno.h>
+
+#define RETRY_MS 10
+
+static bool is_reached(uint32_t when_ms, uint32_t now_ms)
+{
+	return (int32_t)(now_ms - when_ms) >= 0;
+}
+
+static bool waits_for_first_byte(const struct evt_conn *conn)
+{
+	return conn->setup->first_byte_ms > 0 &&
+		!(conn->flags & EVT_CONN_GOT_BYTE);
+}
+
+/* Lowers *delay to what is left until when_ms. */
+static void consider(uint32_t when_ms, uint32_t now_ms, uint32_t *delay)
+{
+	int32_t left = (int32_t)(when_ms - now_ms);
+	uint32_t ms = left > 0 ? (uint32_t)left : 1;
+
+	if (*delay == 0 || ms < *delay)
+		*delay = ms;
+}
+
+/* How long until it has to be looked at; 0: never. */
+static uint32_t delay_of(struct evt_conn *conn, uint32_t now_ms)
+{
+	uint32_t delay = 0;
+
+	if (conn->flags & EVT_CONN_RETRY)
+		consider(now_ms + RETRY_MS, now_ms, &delay);
+	if (conn->flags & (EVT_CONN_HAS_DEADLINE | EVT_CONN_LINGERING))
+		consider(conn->deadline_ms, now_ms, &delay);
+	if (conn->flags & EVT_CONN_CONNECTING)
+		consider(evt_conn_connect_until_(conn), now_ms, &delay);
+	if (conn->flags & (EVT_CONN_CONNECTING | EVT_CONN_LINGERING))
+		return delay;
+	if (waits_for_first_byte(conn))
+		consider(conn->opened_ms + (uint32_t)conn->setup->first_byte_ms,
+			now_ms, &delay);
+	if (conn->idle_ms > 0)
+		consider(conn->moved_ms + (uint32_t)conn->idle_ms, now_ms,
+			&delay);
+	return delay;
+}
+
+/* The timer */
+
+static void set_tick(struct evt_home *home, uint32_t now_ms)
+{
+	int64_t next = evt_wheel_next_ms_(&home->wheel, now_ms);
+	struct timeval delay;
+
+	if (next == EVT_WHEEL_IDLE) {
+		if (home->ticking)
+			event_del(&home->tick);
+		home->ticking = false;
+		return;
+	}
+	delay.tv_sec = (time_t)(next / 1000);
+	delay.tv_usec = (suseconds_t)(next % 1000) * 1000;
+	home->tick_ms = now_ms + (uint32_t)next;
+	home->ticking = event_add(&home->tick, &delay) == 0;
+}
+
+/* now_ms is that of this turn; outside of one, a timeout that is set must not
+ * count from the last. */
+static uint32_t home_now_ms(const struct evt_home *home)
+{
+	return home->worker->depth > 0 ? home->worker->now_ms
+				       : (uint32_t)evt_now_ms_();
+}
+
+static void schedule(struct evt_conn *conn, uint32_t now_ms)
+{
+	struct evt_home *home = conn->home;
+	uint32_t delay = delay_of(conn, now_ms);
+
+	if (delay == 0) {
+		evt_wheel_remove_(&home->wheel, &conn->timer);
+		return;
+	}
+	evt_wheel_add_(&home->wheel, &conn->timer, now_ms, delay);
+	if (!home->ticking || !is_reached(home->tick_ms, now_ms + delay))
+		set_tick(home, now_ms);
+}
+
+void evt_conn_schedule_(struct evt_conn *conn)
+{
+	schedule(conn, home_now_ms(conn->home));
+}
+
+/* What the time has come for */
+
+static void time_out(struct evt_conn *conn, enum evt_reason reason)
+{
+	const struct evt_setup *setup = conn->setup;
+
+	if (!setup->handlers.on_timeout ||
+		conn->flags & (EVT_CONN_CLOSING | EVT_CONN_CONNECTING)) {
+		conn->flags |= EVT_CONN_RESET;
+		evt_conn_fail_(conn, reason, ETIMEDOUT);
+		return;
+	}
+	conn->moved_ms = conn->home->worker->now_ms;
+	setup->handlers.on_timeout(conn, reason, setup->arg);
+}
+
+/* True if something is due; acts if act is set. */
+static bool first_byte_due(struct evt_conn *conn, uint32_t now_ms, bool act)
+{
+	if (!waits_for_first_byte(conn) ||
+		!is_reached(
+			conn->opened_ms + (uint32_t)conn->setup->first_byte_ms,
+			now_ms))
+		return false;
+	if (act) {
+		conn->flags |= EVT_CONN_GOT_BYTE; /* it is waited for once */
+		time_out(conn, EVT_REASON_DEADLINE);
+	}
+	return true;
+}
+
+static bool deadline_due(struct evt_conn *conn, uint32_t now_ms, bool act)
+{
+	if (!(conn->flags & EVT_CONN_HAS_DEADLINE) ||
+		!is_reached(conn->deadline_ms, now_ms))
+		return false;
+	if (act) {
+		conn->flags &= ~(uint32_t)EVT_CONN_HAS_DEADLINE;
+		time_out(conn, EVT_REASON_DEADLINE);
+	}
+	return true;
+}
+
+static bool idle_due(struct evt_conn *conn, uint32_t now_ms, bool act)
+{
+	if (conn->idle_ms <= 0 ||
+		!is_reached(conn->moved_ms + (uint32_t)conn->idle_ms, now_ms))
+		return false;
+	if (act)
+		time_out(conn, EVT_REASON_IDLE);
+	return true;
+}
+
+static bool lingered_enough(struct evt_conn *conn, uint32_t now_ms, bool act)
+{
+	if (!is_reached(conn->deadline_ms, now_ms))
+		return false;
+	if (act)
+		evt_conn_dispose_(conn);
+	return true;
+}
+
+static bool connect_due(struct evt_conn *conn, uint32_t now_ms, bool act)
+{
+	if (!(conn->flags & EVT_CONN_CONNECTING) ||
+		!is_reached(evt_conn_connect_until_(conn), now_ms))
+		return false;
+	if (act)
+		evt_conn_connect_timeout_(conn);
+	return true;
+}
+
+static bool retry_due(struct evt_conn *conn, bool act)
+{
+	if (!(conn->flags & EVT_CONN_RETRY))
+		return false;
+	if (act) {
+		conn->flags &= ~(uint32_t)EVT_CONN_RETRY;
+		if (conn->flags & EVT_CONN_CONNECTING)
+			evt_conn_connect_retry_(conn);
+		else
+			evt_conn_send_(conn);
+	}
+	return true;
+}
+
+/* The first thing that is due; a connection that goes on comes again for the
+ * next. */
+static bool look(struct evt_conn *conn, uint32_t now_ms, bool act)
+{
+	if (conn->flags & EVT_CONN_LINGERING)
+		return lingered_enough(conn, now_ms, act);
+	if (deadline_due(conn, now_ms, act) || connect_due(conn, now_ms, act) ||
+		retry_due(conn, act))
+		return true;
+	return !(conn->flags & EVT_CONN_CONNECTING) &&
+		(first_byte_due(conn, now_ms, act) ||
+			idle_due(conn, now_ms, act));
+}
+
+static struct evt_conn *owner(struct evt_timer *timer)
+{
+	char *bytes = (char *)timer - offsetof(struct evt_conn, timer);
+
+	return (struct evt_conn *)(void *)bytes;
+}
+
+/* A turn begins only when something is due: to put connections back is not
+ * worth the boss's attention. */
+static void on_tick(evutil_socket_t fd, short what, void *arg)
+{
+	struct evt_home *home = arg;
+	uint32_t now_ms = (uint32_t)evt_now_ms_();
+	struct evt_timer *fired = NULL;
+	bool in_turn = false;
+	int state = 0;
+
+	(void)fd;
+	(void)what;
+	home->ticking = false;
+	evt_wheel_advance_(&home->wheel, now_ms, &fired);
+	while (fired) {
+		struct evt_conn *conn = owner(fired);
+		bool goes = conn->flags & EVT_CONN_LINGERING;
+
+		evt_wheel_remove_(&home->wheel, &conn->timer);
+		if (!look(conn, now_ms, false)) {
+			schedule(conn, now_ms);
+			continue;
+		}
+		if (!in_turn)
+			state = evt_callback_begin_(home->worker);
+		in_turn = true;
+		look(conn, now_ms, true);
+		if (!goes && !(conn->flags & EVT_CONN_ENDED))
+			schedule(conn, now_ms);
+	}
+	if (in_turn)
+		evt_callback_end_(home->worker, state);
+	if (!home->ticking)
+		set_tick(home, (uint32_t)evt_now_ms_());
+}
+
+void evt_home_init_time_(struct evt_home *home)
+{
+	evt_wheel_init_(&home->wheel, (uint32_t)evt_now_ms_());
+	event_assign(&home->tick, home->worker->base, -1, 0, on_tick, home);
+}
+
+/* evt-conn.h */
+
+int evt_conn_set_timeout(
+	struct evt_conn *conn, enum evt_timeout timeout, int ms)
+{
+	if (evt_conn_check_(conn, "evt_conn_set_timeout") == -1)
+		return -1;
+	if (ms < -1 || ms == 0 ||
+		(timeout != EVT_TIMEOUT_IDLE &&
+			timeout != EVT_TIMEOUT_DEADLINE))
+		return evt_fail_(EINVAL, "evt_conn_set_timeout %d: %d ms",
+			(int)timeout, ms);
+	if (conn->flags & EVT_CONN_OVER) {
+		errno = ENOTCONN;
+		return -1;
+	}
+	if (timeout == EVT_TIMEOUT_IDLE) {
+		conn->idle_ms = ms;
+		conn->moved_ms = home_now_ms(conn->home);
+	} else if (ms == -1) {
+		conn->flags &= ~(uint32_t)EVT_CONN_HAS_DEADLINE;
+	} else {
+		conn->deadline_ms = home_now_ms(conn->home) + (uint32_t)ms;
+		conn->flags |= EVT_CONN_HAS_DEADLINE;
+	}
+	evt_conn_schedule_(conn);
+	return 0;
+}

@@ -1,0 +1,121 @@
+/*
+ * evt-listener.h: listening. A server that uses all cores, whole:
+ *
+ *	#include <evt-listener.h>
+ *
+ *	static size_t echo(struct evt_conn *conn, const char *data, size_t len,
+ *		void *arg)
+ *	{
+ *		evt_conn_write(conn, data, len);
+ *		return len;
+ *	}
+ *
+ *	int main(void)
+ *	{
+ *		struct evt_pool *pool = evt_pool_new(NULL);
+ *		struct evt_handlers handlers = {.on_data = echo};
+ *
+ *		evt_listen(pool, "tcp://[::]:9999", &handlers, NULL, NULL);
+ *		return evt_pool_run(pool);
+ *	}
+ *
+ * One include brings all there is: pool, connections and log. The promises
+ * that hold for every call stand at the top of evt-pool.h.
+ */
+#ifndef EVT_LISTENER_H
+#define EVT_LISTENER_H
+
+#include "evt-conn.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct evt_listener;
+
+/* Which worker gets the next connection. A stalled one gets none. */
+enum evt_choice {
+	EVT_CHOICE_ROUND_ROBIN,
+	EVT_CHOICE_FEWEST_CONNS,
+	EVT_CHOICE_FUNCTION /* options.choose says */
+};
+
+/* Zero means the default, in each; -1 in a number means no limit (in a size_t:
+ * (size_t)-1). Anything else below zero, or a low mark above the high one, is
+ * EINVAL. */
+struct evt_listen_options {
+	int max_conns;    /* open at a time: the limit of descriptors less 32.
+			     Above it accepting pauses, and clients wait in the
+			     kernel's queue */
+	int backlog;      /* of that queue: the system's maximum */
+	int accept_batch; /* accepted in one wake-up, 1 to 64: 16 */
+	int refuse;       /* not 0: above max_conns close clients at once */
+	int reuseport;    /* not 0: a listening socket for each worker, and the
+			     kernel chooses. TCP only, without choice */
+
+	int first_byte_ms; /* for the first byte to come: 60,000 */
+	int idle_ms;       /* without a byte either way: 600,000 */
+	int lifetime_ms;   /* however busy: no limit */
+
+	size_t max_input; /* bytes that on_data may leave: 1 MiB */
+	size_t high_mark; /* unsent bytes above which it is not read: 256 KiB */
+	size_t low_mark;  /* at which it is read again: 64 KiB */
+	size_t max_output; /* unsent bytes at which it is ended: 16 MiB */
+
+	mode_t unix_mode; /* of a unix socket's file: 0600 */
+
+	enum evt_choice choice;
+	/* The index of a worker for this client; negative: refuse it. On the
+	 * accepting thread, and its answer is taken modulo the workers. */
+	int (*choose)(
+		struct evt_pool *pool, const struct sockaddr *peer, void *arg);
+
+	/* Listening itself has failed (error: an errno) and ended. */
+	void (*on_error)(struct evt_listener *listener, int error, void *arg);
+};
+
+/*
+ * Binds, listens, and has connections served by handlers, from the moment the
+ * pool runs; before, and also while it runs, until it is stopped. arg is what
+ * the handlers get. url is one of
+ *
+ *	tcp://[::]:9999		IPv6 and IPv4, all addresses
+ *	tcp://:9999		the same; IPv4 alone where there is no IPv6
+ *	tcp://127.0.0.1:0	one address; port 0: the kernel chooses
+ *	tcp://localhost:9999	the first address of a name that can be bound
+ *	unix:/run/app.sock	a file: removed if it is a socket that nobody
+ *				serves any more, and at the end
+ *	unix:@name		Linux's abstract names; anyone may connect
+ *
+ * NULL: EINVAL with a line that says what is wrong with url or options;
+ * EADDRINUSE, EACCES, ... of bind(2); ENOENT (no such name); ECANCELED
+ * (stopping). evt_pool_run then gives -1 too.
+ */
+struct evt_listener *evt_listen_sized(struct evt_pool *pool, const char *url,
+	const struct evt_handlers *handlers, size_t handlers_size,
+	const struct evt_listen_options *options, size_t options_size,
+	void *arg);
+
+static inline struct evt_listener *evt_listen(struct evt_pool *pool,
+	const char *url, const struct evt_handlers *handlers,
+	const struct evt_listen_options *options, void *arg)
+{
+	return evt_listen_sized(pool, url, handlers, sizeof(*handlers), options,
+		sizeof(*options), arg);
+}
+
+/* The port really bound, in host order; -1 for a unix socket. */
+int evt_listener_port(struct evt_listener *listener);
+
+/*
+ * No more accepting: the socket is closed soon, and a unix socket's file
+ * removed if it is still ours. Its connections live on. The struct stays
+ * until evt_pool_free.
+ */
+void evt_listener_close(struct evt_listener *listener);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* EVT_LISTENER_H */
