@@ -206,10 +206,10 @@ struct evt_connect_options {
 /*
  * A connection on this worker, on which the caller must be, to
  * tcp://1.2.3.4:80, tcp://[::1]:80 or unix:/path: numeric hosts only, since a
- * name would block (evt_connect_addrs takes what a resolver gave). It may be written to at once.
- * on_open follows when it is connected; or on_close alone, with
- * EVT_REASON_FAILED and evt_conn_error. NULL: EINVAL, ENOMEM, ECANCELED (the
- * pool is stopping).
+ * name would block (evt_connect_addrs takes what a resolver gave). It may be
+ * written to at once. on_open follows when it is connected; or on_close alone,
+ * with EVT_REASON_FAILED and evt_conn_error. NULL: EINVAL, ENOMEM, ECANCELED
+ * (the pool is stopping).
  */
 struct evt_conn *evt_connect_sized(struct evt_worker *worker, const char *url,
 	const struct evt_handlers *handlers, size_t handlers_size,

@@ -23,6 +23,7 @@
 struct child {
 	const char *path;
 	pid_t pid;
+	int in;  /* what it reads */
 	int out; /* what it prints */
 };
 
@@ -33,13 +34,14 @@ static inline void give_up(const char *path, const char *why)
 	exit(1);
 }
 
-/* Runs argv with its output in the pipe's end out; or as it is, for -1. */
-static inline void become(char *const argv[], int out)
+/* Runs argv with these two ends of pipes; or what is -1 as it is. */
+static inline void become(char *const argv[], int in, int out)
 {
 	prctl(PR_SET_PDEATHSIG, SIGTERM);
-	if (out != -1 && dup2(out, STDOUT_FILENO) == -1)
+	if ((in != -1 && dup2(in, STDIN_FILENO) == -1) ||
+		(out != -1 && dup2(out, STDOUT_FILENO) == -1))
 		_exit(127);
-	execv(argv[0], argv);
+	execvp(argv[0], argv);
 	fprintf(stderr, "bench: %s: %s\n", argv[0], strerror(errno));
 	_exit(127);
 }
@@ -47,17 +49,20 @@ static inline void become(char *const argv[], int out)
 static inline struct child child_start(char *const argv[])
 {
 	struct child child = {.path = argv[0]};
-	int ends[2];
+	int in[2];
+	int out[2];
 
-	if (pipe2(ends, O_CLOEXEC) == -1)
+	if (pipe2(in, O_CLOEXEC) == -1 || pipe2(out, O_CLOEXEC) == -1)
 		give_up(argv[0], strerror(errno));
-	child.out = ends[0];
+	child.in = in[1];
+	child.out = out[0];
 	child.pid = fork();
 	if (child.pid == -1)
 		give_up(argv[0], strerror(errno));
 	if (child.pid == 0)
-		become(argv, ends[1]);
-	close(ends[1]);
+		become(argv, in[0], out[1]);
+	close(in[0]);
+	close(out[1]);
 	return child;
 }
 
@@ -88,12 +93,14 @@ static inline size_t child_read(const struct child *child, char *text,
 	return fill;
 }
 
-/* Waits until it has ended, at most timeout_ms: its exit status. */
+/* Ends its input and waits, at most timeout_ms, until it has ended: its exit
+ * status. */
 static inline int child_end(struct child *child, int timeout_ms)
 {
 	struct pollfd closed = {.fd = child->out};
 	int status;
 
+	close(child->in);
 	if (poll(&closed, 1, timeout_ms) != 1) {
 		kill(child->pid, SIGKILL);
 		waitpid(child->pid, &status, 0);
@@ -115,7 +122,7 @@ static inline void child_run(char *const argv[])
 	if (pid == -1)
 		give_up(argv[0], strerror(errno));
 	if (pid == 0)
-		become(argv, -1);
+		become(argv, -1, -1);
 	if (waitpid(pid, &status, 0) != pid)
 		give_up(argv[0], strerror(errno));
 	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)

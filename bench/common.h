@@ -1,7 +1,8 @@
 /*
- * common.h: what the two servers without the library share: a listening
- * socket, a listener's loop, and one transaction. Thus they differ in nothing
- * but the way from the listener to a worker, which is what is compared.
+ * common.h: what the servers without the library share: a listening socket, a
+ * listener's loop, and one transaction. Thus they differ in nothing but what is
+ * compared: the way from the listener to a worker (bare, polling), or what a
+ * worker does with a connection that stays (bare -k and the peers).
  *
  * They do the work of test/evt_test, calls that the program makes for itself
  * included: the allocated address of the client, handed over and freed.
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,6 +28,7 @@ typedef void (*on_accepted)(int conn, struct sockaddr_in6 *client);
 
 struct listener {
 	int fd;
+	int flags; /* for accept4, beside SOCK_CLOEXEC */
 	on_accepted accepted;
 };
 
@@ -91,8 +94,8 @@ static inline void accept_one(const struct listener *listener)
 
 	if (!client)
 		die("calloc");
-	conn = accept4(
-		listener->fd, (struct sockaddr *)client, &len, SOCK_CLOEXEC);
+	conn = accept4(listener->fd, (struct sockaddr *)client, &len,
+		SOCK_CLOEXEC | listener->flags);
 	if (conn == -1) {
 		free(client);
 		return;
@@ -160,6 +163,18 @@ static inline void wait_for_end(const sigset_t *set)
 	int signal_number;
 
 	sigwait(set, &signal_number);
+}
+
+/* As many descriptors as this process may have. */
+static inline void raise_descriptor_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == -1)
+		die("getrlimit");
+	limit.rlim_cur = limit.rlim_max;
+	if (setrlimit(RLIMIT_NOFILE, &limit) == -1)
+		die("setrlimit");
 }
 
 /* The number in argv[index], or usual when there is none. */

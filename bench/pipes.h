@@ -73,7 +73,10 @@ static inline void *run_pipe_worker(void *arg)
 	return NULL;
 }
 
-static inline void pipes_start(struct pipes *pipes, int count)
+/* Each worker is a thread with its own kind of loop: run(int *out), out being
+ * the end of its pipe to call run_records on. */
+static inline void pipes_start_loops(
+	struct pipes *pipes, int count, void *(*run)(void *out))
 {
 	int ends[2];
 
@@ -85,11 +88,16 @@ static inline void pipes_start(struct pipes *pipes, int count)
 		fcntl(ends[1], F_SETPIPE_SZ, PIPES_SIZE);
 		pipes->out[i] = ends[0];
 		pipes->in[i] = ends[1];
-		errno = pthread_create(&pipes->thread[i], NULL, run_pipe_worker,
-			&pipes->out[i]);
+		errno = pthread_create(
+			&pipes->thread[i], NULL, run, &pipes->out[i]);
 		if (errno != 0)
 			die("pthread_create");
 	}
+}
+
+static inline void pipes_start(struct pipes *pipes, int count)
+{
+	pipes_start_loops(pipes, count, run_pipe_worker);
 }
 
 static inline void wait_for_room(const struct pipes *pipes)

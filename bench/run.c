@@ -13,18 +13,15 @@
  * The exit status says that everything ran and every client was served, not
  * that a target was reached: that depends on the machine.
  */
-#include "child.h"
-#include "stats.h"
-
-#include <dirent.h>
+#include "proc.h"
+#include "server.h"
+#include "table.h"
 
 #define USUAL_ROUNDS  15
 #define WORKERS       2
 #define WARM_UP       500
 #define IDLE_WORKERS  8
-#define IDLE_SWITCHES 5      /* a second: the target */
-#define START_MS      10000  /* for a server to listen, or to end */
-#define FLOOD_MS      120000 /* for one flood */
+#define IDLE_SWITCHES 5 /* a second: the target */
 #define NR_SERVERS    3
 #define NR_LOADS      2
 
@@ -52,75 +49,14 @@ static struct load loads[NR_LOADS] = {
 		.polling_rate = 8},
 };
 
-struct server {
-	struct child child;
-	char port[8];
-};
-
-static struct server server_start(int which, int workers)
+static struct server start(int which, int workers)
 {
-	char count[8];
-	char *argv[] = {(char *)path[which], "0", count, NULL};
-	struct server server;
-	char line[128];
-	const char *port;
-
-	snprintf(count, sizeof(count), "%d", workers);
-	server.child = child_start(argv);
-	child_read(&server.child, line, sizeof(line), 1, START_MS);
-	port = strstr(line, "port ");
-	if (!port || atoi(port + 5) <= 0)
-		give_up(path[which], "does not listen");
-	snprintf(server.port, sizeof(server.port), "%d", atoi(port + 5));
-	return server;
-}
-
-static void server_stop(struct server *server)
-{
-	kill(server->child.pid, SIGTERM);
-	if (child_end(&server->child, START_MS) != 0)
-		give_up(server->child.path, "failed");
-}
-
-/* The value of "key=" in the line of flooder -q. */
-static double value_of(const char *line, const char *key)
-{
-	size_t len = strlen(key);
-	const char *at = line;
-
-	while ((at = strstr(at, key)) != NULL) {
-		if ((at == line || at[-1] == ' ') && at[len] == '=')
-			return atof(at + len + 1);
-		at += len;
-	}
-	give_up("test/flooder", key);
-	return 0;
-}
-
-/* Floods the server; text gets the line of figures. Returns how many
- * transactions failed. */
-static int flood(const struct server *server, int transactions, int in_flight,
-	char *text, size_t size)
-{
-	char count[12];
-	char flight[12];
-	char *argv[] = {"test/flooder", (char *)server->port, count, "-c",
-		flight, "-q", NULL};
-	struct child child;
-
-	snprintf(count, sizeof(count), "%d", transactions);
-	snprintf(flight, sizeof(flight), "%d", in_flight);
-	child = child_start(argv);
-	child_read(&child, text, size, 0, FLOOD_MS);
-	/* 1: some transactions failed. */
-	if (child_end(&child, START_MS) > 1)
-		give_up(child.path, "failed");
-	return (int)value_of(text, "failures");
+	return server_start(path[which], workers, NULL);
 }
 
 static void measure(struct load *load, int which, int nr)
 {
-	struct server server = server_start(which, WORKERS);
+	struct server server = start(which, WORKERS);
 	int transactions = load->transactions[which];
 	series *figure = load->figure[which];
 	char line[1024];
@@ -161,29 +97,6 @@ static void measure_all(int rounds)
 
 /* Tables */
 
-static void print_figure(
-	const double *values, int rounds, int decimals, int width)
-{
-	struct quartiles q = quartiles_of(values, rounds);
-	char spread[32];
-
-	snprintf(spread, sizeof(spread), "%.*f-%.*f", decimals, q.low, decimals,
-		q.high);
-	printf(" %8.*f %-*s", decimals, q.median, width, spread);
-}
-
-static void print_ratio(const char *what, const double *ours,
-	const double *theirs, int rounds, struct target target)
-{
-	struct quartiles q = ratios_of(ours, theirs, rounds);
-	double of_medians = median_of(ours, rounds) / median_of(theirs, rounds);
-
-	printf("%-28s %6.2f %6.2f-%-6.2f %9.2f    %s %.2f  %s\n", what,
-		q.median, q.low, q.high, of_medians,
-		target.aim == AT_LEAST ? ">=" : "<=", target.limit,
-		verdict(target, q.median));
-}
-
 static void print_server(struct load *load, int which, int rounds)
 {
 	printf("%-8s", name[which]);
@@ -223,53 +136,10 @@ static void print_load(struct load *load, int rounds)
 
 /* Idle servers */
 
-/* The line "voluntary_ctxt_switches:" of one thread; 0 if it has ended. */
-static long thread_switches(const struct child *child, const char *thread)
-{
-	char line[128];
-	char file[64];
-	long switches = 0;
-	FILE *status;
-
-	snprintf(file, sizeof(file), "/proc/%d/task/%.16s/status", child->pid,
-		thread);
-	status = fopen(file, "re");
-	if (!status)
-		return 0;
-	while (fgets(line, sizeof(line), status))
-		sscanf(line, "voluntary_ctxt_switches: %ld", &switches);
-	fclose(status);
-	return switches;
-}
-
-static long process_switches(const struct child *child)
-{
-	const struct dirent *entry;
-	char folder[64];
-	long sum = 0;
-	DIR *tasks;
-
-	snprintf(folder, sizeof(folder), "/proc/%d/task", child->pid);
-	tasks = opendir(folder);
-	if (!tasks)
-		give_up(child->path, "no tasks in /proc");
-	while ((entry = readdir(tasks)) != NULL) {
-		if (entry->d_name[0] != '.')
-			sum += thread_switches(child, entry->d_name);
-	}
-	closedir(tasks);
-	return sum;
-}
-
-static void wait_ms(int ms)
-{
-	poll(NULL, 0, ms);
-}
-
 /* Once it has served some clients and settled. */
 static long idle_switches(int which)
 {
-	struct server server = server_start(which, IDLE_WORKERS);
+	struct server server = start(which, IDLE_WORKERS);
 	char line[1024];
 	long before;
 	long after;
