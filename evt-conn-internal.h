@@ -40,7 +40,7 @@ struct evt_setup {
 	size_t max_output;
 	/* On the worker: a connection's descriptor is closed, and its struct
 	 * about to go. */
-	void (*on_gone)(struct evt_setup *);
+	void (*on_gone)(struct evt_setup *, uint32_t source);
 };
 
 /* What options say of connections, as they say it; call names who asks. */
@@ -126,8 +126,9 @@ struct evt_conn {
 	int idle_ms;                   /* -1: none */
 	uint32_t deadline_ms;          /* HAS_DEADLINE, LINGERING */
 	uint32_t opened_ms;
-	int16_t error;   /* the errno behind the reason */
-	uint16_t reason; /* ENDED: enum evt_reason */
+	uint32_t error : 8;   /* the errno behind the reason */
+	uint32_t reason : 3;  /* ENDED: enum evt_reason */
+	uint32_t source : 21; /* of whom, for the listener */
 };
 
 struct evt_home {
@@ -173,7 +174,8 @@ void evt_home_release_(struct evt_worker *);
 
 /* An accepted descriptor: 0, or -1: ENOMEM, and fd is still the caller's. In a
  * turn. */
-int evt_conn_accept_(struct evt_worker *, int fd, struct evt_setup *);
+int evt_conn_accept_(
+	struct evt_worker *, int fd, struct evt_setup *, uint32_t source);
 
 /* A struct without a descriptor yet; NULL: ENOMEM. */
 struct evt_conn *evt_conn_new_(struct evt_home *, struct evt_setup *);

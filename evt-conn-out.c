@@ -47,8 +47,9 @@ static struct outgoing *outgoing_of(struct evt_conn *conn)
 	return (struct outgoing *)(void *)conn->setup;
 }
 
-static void on_gone(struct evt_setup *setup)
+static void on_gone(struct evt_setup *setup, uint32_t source)
 {
+	(void)source;
 	free(setup);
 }
 

@@ -14,6 +14,7 @@
  */
 #include "evt-conn-internal.h"
 #include "evt-log-internal.h"
+#include "evt-sources-internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -111,7 +112,8 @@ void evt_conn_open_(struct evt_conn *conn, atomic_ulong *counter)
 	evt_conn_touch_(conn);
 }
 
-int evt_conn_accept_(struct evt_worker *worker, int fd, struct evt_setup *setup)
+int evt_conn_accept_(struct evt_worker *worker, int fd, struct evt_setup *setup,
+	uint32_t source)
 {
 	struct evt_home *home = worker->state;
 	struct evt_conn *conn = home ? evt_conn_new_(home, setup) : NULL;
@@ -120,6 +122,7 @@ int evt_conn_accept_(struct evt_worker *worker, int fd, struct evt_setup *setup)
 		return -1;
 	event_assign(&conn->readable, worker->base, fd, EV_READ | EV_PERSIST,
 		evt_conn_on_readable_, conn);
+	conn->source = source & EVT_SOURCE_MAX;
 	evt_conn_open_(conn, &worker->counters.opened);
 	/* Often its first bytes are there, and it may be all over before
 	 * anything has to be waited for. */
@@ -155,8 +158,8 @@ void evt_conn_fail_(struct evt_conn *conn, enum evt_reason reason, int error)
 	if (conn->flags & (EVT_CONN_ENDED | EVT_CONN_CLOSED))
 		return;
 	conn->flags |= EVT_CONN_ENDED;
-	conn->reason = (uint16_t)reason;
-	conn->error = (int16_t)error;
+	conn->reason = (unsigned)reason & 7u;
+	conn->error = (unsigned)error & 0xffu;
 	evt_conn_touch_(conn);
 }
 
@@ -185,8 +188,8 @@ static void release_slot(struct evt_conn *conn)
 	struct evt_setup *setup = conn->setup;
 	struct evt_home *home = conn->home;
 
+	setup->on_gone(setup, conn->source);
 	evt_slots_give_(&home->slots, &conn->slot);
-	setup->on_gone(setup);
 	evt_pool_nudge_(home->worker->pool);
 }
 
@@ -479,7 +482,7 @@ int evt_conn_error(struct evt_conn *conn)
 {
 	if (evt_conn_check_(conn, "evt_conn_error") == -1)
 		return -1;
-	return conn->error;
+	return (int)conn->error;
 }
 
 static int get_name(struct evt_conn *conn, struct sockaddr_storage *addr,
@@ -515,6 +518,25 @@ int evt_conn_peer(struct evt_conn *conn, struct sockaddr_storage *addr)
 int evt_conn_local(struct evt_conn *conn, struct sockaddr_storage *addr)
 {
 	return get_name(conn, addr, ask_local, "evt_conn_local");
+}
+
+int evt_conn_peer_uid(struct evt_conn *conn, uid_t *uid)
+{
+	struct ucred peer = {.uid = (uid_t)-1};
+	socklen_t len = sizeof(peer);
+
+	if (evt_conn_check_(conn, "evt_conn_peer_uid") == -1)
+		return -1;
+	if (!uid)
+		return evt_fail_(EINVAL, "evt_conn_peer_uid without a uid");
+	if (getsockopt(evt_conn_fd_(conn), SOL_SOCKET, SO_PEERCRED, &peer,
+		    &len) == -1)
+		return evt_fail_(errno, "evt_conn_peer_uid");
+	/* Of another kind of socket the kernel says that it is nobody. */
+	if (peer.pid == 0)
+		return evt_fail_(EOPNOTSUPP, "evt_conn_peer_uid");
+	*uid = peer.uid;
+	return 0;
 }
 
 struct evt_worker *evt_conn_worker(struct evt_conn *conn)

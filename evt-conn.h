@@ -177,6 +177,9 @@ int evt_conn_error(struct evt_conn *conn);
 int evt_conn_peer(struct evt_conn *conn, struct sockaddr_storage *addr);
 int evt_conn_local(struct evt_conn *conn, struct sockaddr_storage *addr);
 
+/* The user who has the other end of a unix socket. EOPNOTSUPP for TCP. */
+int evt_conn_peer_uid(struct evt_conn *conn, uid_t *uid);
+
 struct evt_worker *evt_conn_worker(struct evt_conn *conn);
 
 /* A pointer of the program's; NULL at first. */

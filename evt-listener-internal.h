@@ -5,6 +5,7 @@
 #include "evt-accept-internal.h"
 #include "evt-conn-internal.h"
 #include "evt-listener.h"
+#include "evt-sources-internal.h"
 #include "evt-unix-internal.h"
 #include "evt-url-internal.h"
 
@@ -24,8 +25,9 @@ struct evt_listener {
 	struct evt_listener *next;         /* in the pool's list */
 	struct evt_listen_options options; /* every default filled in */
 	int port;
-	struct evt_unix_file file; /* removed by whoever closes the socket */
-	int nr_sockets;            /* 1, or with reuseport one for a worker */
+	struct evt_unix_file file;   /* removed by whoever closes the socket */
+	struct evt_sources *sources; /* NULL without max_per_source */
+	int nr_sockets;              /* 1, or with reuseport one for a worker */
 
 	/* Any thread. */
 	atomic_int nr_conns;    /* with a descriptor, or about to get one */
@@ -54,13 +56,14 @@ void evt_listener_shut_(struct evt_listener *);
 bool evt_listener_has_worker_(struct evt_listener *);
 
 /* Takes conn; false if it is refused, and then conn is the caller's. */
-bool evt_listener_place_(
-	struct evt_listener *, int conn, const struct sockaddr *peer);
+bool evt_listener_place_(struct evt_listener *, int conn, uint32_t source,
+	const struct sockaddr *peer);
 
 /* Puts what is held into pipes; false if some of it found no room. */
 bool evt_listener_flush_(struct evt_listener *);
 
 /* A connection that was accepted, but is not to be: closes it. */
-void evt_listener_drop_(struct evt_listener *, int conn, atomic_ulong *counter);
+void evt_listener_drop_(struct evt_listener *, int conn, uint32_t source,
+	atomic_ulong *counter);
 
 #endif /* EVT_LISTENER_INTERNAL_H */

@@ -96,17 +96,17 @@ static int choose(struct evt_listener *listener, const struct sockaddr *peer)
 	}
 }
 
-void evt_listener_drop_(
-	struct evt_listener *listener, int conn, atomic_ulong *counter)
+void evt_listener_drop_(struct evt_listener *listener, int conn,
+	uint32_t source, atomic_ulong *counter)
 {
 	evt_count_(counter, 1);
 	close(conn);
-	listener->setup.on_gone(&listener->setup);
+	listener->setup.on_gone(&listener->setup, source);
 	evt_pool_nudge_(listener->pool);
 }
 
-bool evt_listener_place_(
-	struct evt_listener *listener, int conn, const struct sockaddr *peer)
+bool evt_listener_place_(struct evt_listener *listener, int conn,
+	uint32_t source, const struct sockaddr *peer)
 {
 	struct evt_placed *placed = &listener->held[listener->nr_held];
 	int worker = choose(listener, peer);
@@ -116,6 +116,7 @@ bool evt_listener_place_(
 	placed->worker = worker;
 	placed->record = (struct evt_record){.kind = EVT_RECORD_CONN,
 		.fd = conn,
+		.generation = source,
 		.queued_us = (uint32_t)listener->pool->boss.now_us,
 		.arg = listener};
 	listener->nr_held++;
@@ -187,8 +188,9 @@ bool evt_listener_flush_(struct evt_listener *listener)
 			put_back(listener, worker, records, nr);
 			return false;
 		}
-		while (error && nr > 0)
-			evt_listener_drop_(listener, records[--nr].fd,
+		for (; error && nr > 0; nr--)
+			evt_listener_drop_(listener, records[nr - 1].fd,
+				records[nr - 1].generation,
 				&listener->pool->boss.counters.dropped);
 		if (error)
 			evt_log_(EVT_LOG_ERROR,

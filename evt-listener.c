@@ -37,9 +37,12 @@ static struct evt_listener *first_of(struct evt_pool *pool)
 
 /* The count of connections */
 
-static void on_gone(struct evt_setup *setup)
+static void on_gone(struct evt_setup *setup, uint32_t source)
 {
 	struct evt_listener *listener = (struct evt_listener *)(void *)setup;
+
+	if (listener->sources)
+		evt_sources_give_(listener->sources, source);
 
 	atomic_fetch_sub(&listener->nr_conns, 1);
 }
@@ -57,7 +60,7 @@ static bool take_place(struct evt_listener *listener)
 
 	if (atomic_fetch_add(&listener->nr_conns, 1) < max || max == -1)
 		return true;
-	on_gone(&listener->setup);
+	on_gone(&listener->setup, EVT_SOURCE_NONE);
 	return false;
 }
 
@@ -108,21 +111,31 @@ static void welcome(struct evt_listener *listener,
 	struct evt_acceptor *acceptor, int conn, const struct sockaddr *peer)
 {
 	struct evt_counters *counters = &acceptor->worker->counters;
+	uint32_t source = EVT_SOURCE_NONE;
 
-	if (!listener->options.reuseport) {
-		if (!evt_listener_place_(listener, conn, peer))
-			evt_listener_drop_(listener, conn, &counters->refused);
-	} else if (evt_conn_accept_(acceptor->worker, conn, &listener->setup) ==
-		-1) {
-		evt_listener_drop_(listener, conn, &counters->dropped);
+	if (listener->options.reuseport) {
+		if (evt_conn_accept_(acceptor->worker, conn, &listener->setup,
+			    source) == -1)
+			evt_listener_drop_(
+				listener, conn, source, &counters->dropped);
+		return;
 	}
+	if (listener->sources)
+		source = evt_sources_take_(listener->sources, peer,
+			listener->options.max_per_source);
+	if (source == EVT_SOURCE_REFUSED)
+		evt_listener_drop_(
+			listener, conn, EVT_SOURCE_NONE, &counters->refused);
+	else if (!evt_listener_place_(listener, conn, source, peer))
+		evt_listener_drop_(listener, conn, source, &counters->refused);
 }
 
 /* False if there is nothing more to be done now. */
 static bool accept_one(
 	struct evt_listener *listener, struct evt_acceptor *acceptor)
 {
-	bool wants_peer = listener->options.choice == EVT_CHOICE_FUNCTION;
+	bool wants_peer = listener->options.choice == EVT_CHOICE_FUNCTION ||
+		listener->sources;
 	struct sockaddr_storage peer;
 	socklen_t len;
 	int conn;
@@ -139,7 +152,7 @@ static bool accept_one(
 	if (conn == -1) {
 		int error = errno;
 
-		on_gone(&listener->setup);
+		on_gone(&listener->setup, EVT_SOURCE_NONE);
 		if (acceptor->broken)
 			report_error(listener, error);
 		return false;
@@ -243,10 +256,13 @@ static void drop_held(struct evt_listener *listener)
 {
 	if (evt_listener_flush_(listener))
 		return;
-	while (listener->nr_held > 0)
-		evt_listener_drop_(listener,
-			listener->held[--listener->nr_held].record.fd,
+	for (; listener->nr_held > 0; listener->nr_held--) {
+		struct evt_record *record =
+			&listener->held[listener->nr_held - 1].record;
+
+		evt_listener_drop_(listener, record->fd, record->generation,
 			&listener->pool->boss.counters.dropped);
+	}
 }
 
 static void look_at(struct evt_listener *listener,
@@ -302,9 +318,11 @@ static void deliver(struct evt_worker *worker, const struct evt_record *record)
 {
 	struct evt_listener *listener = record->arg;
 
-	if (evt_conn_accept_(worker, record->fd, &listener->setup) == 0)
+	if (evt_conn_accept_(worker, record->fd, &listener->setup,
+		    record->generation) == 0)
 		return;
-	evt_listener_drop_(listener, record->fd, &worker->counters.dropped);
+	evt_listener_drop_(listener, record->fd, record->generation,
+		&worker->counters.dropped);
 	evt_log_(EVT_LOG_ERROR,
 		"no memory for a connection on %s: it is closed",
 		listener->sockets[0].where);
@@ -318,7 +336,7 @@ static void drop(struct evt_pool *pool, const struct evt_record *record)
 	/* Any thread that posts may come here: not into a thread's counters. */
 	atomic_fetch_add(&pool->dropped, 1);
 	close(record->fd);
-	on_gone(&listener->setup);
+	on_gone(&listener->setup, record->generation);
 }
 
 static int init(struct evt_worker *worker)
@@ -339,6 +357,12 @@ static void lose(struct evt_worker *worker)
 	evt_home_lose_(worker);
 }
 
+static void free_listener(struct evt_listener *listener)
+{
+	evt_sources_free_(listener->sources);
+	free(listener);
+}
+
 static void on_free(struct evt_pool *pool)
 {
 	struct evt_listener *listener = pool->listeners;
@@ -347,7 +371,7 @@ static void on_free(struct evt_pool *pool)
 		struct evt_listener *next = listener->next;
 
 		evt_listener_shut_(listener);
-		free(listener);
+		free_listener(listener);
 		listener = next;
 	}
 }
@@ -412,6 +436,9 @@ static int check_choice(const struct evt_listen_options *options, bool is_unix)
 	if (options->reuseport && options->choice != EVT_CHOICE_ROUND_ROBIN)
 		return evt_fail_(EINVAL,
 			"evt_listen: with reuseport the kernel chooses");
+	if (options->reuseport && options->max_per_source > 0)
+		return evt_fail_(
+			EINVAL, "evt_listen: max_per_source with reuseport");
 	if (options->reuseport && is_unix)
 		return evt_fail_(
 			EINVAL, "evt_listen: reuseport of a unix socket");
@@ -423,6 +450,8 @@ static int fill_in(struct evt_listen_options *options, bool is_unix)
 	if (fill_max_conns(options) == -1 ||
 		evt_option_("evt_listen", "backlog", &options->backlog,
 			INT_MAX) == -1 ||
+		evt_option_("evt_listen", "max_per_source",
+			&options->max_per_source, -1) == -1 ||
 		check_choice(options, is_unix) == -1)
 		return -1;
 	if (options->backlog == -1)
@@ -467,6 +496,15 @@ static struct evt_listener *new_listener(
 
 	if (!listener)
 		return NULL;
+	if (options->max_per_source > 0) {
+		listener->sources = evt_sources_new_(options->max_conns == -1
+				? INT_MAX
+				: options->max_conns);
+		if (!listener->sources) {
+			free(listener);
+			return NULL;
+		}
+	}
 	listener->pool = pool;
 	listener->options = *options;
 	listener->nr_sockets = nr;
@@ -533,7 +571,7 @@ static struct evt_listener *listen_on(struct evt_pool *pool, const char *text,
 	evt_fail_(error, "evt_listen");
 failed:
 	error = errno;
-	free(listener);
+	free_listener(listener);
 	errno = error;
 	return NULL;
 }

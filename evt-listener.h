@@ -72,6 +72,10 @@ struct evt_listen_options {
 
 	/* Listening itself has failed (error: an errno) and ended. */
 	void (*on_error)(struct evt_listener *listener, int error, void *arg);
+
+	/* Open at a time from one address (in IPv6 one /64): no limit. Above it
+	 * clients are closed at once. Not with reuseport. */
+	int max_per_source;
 };
 
 /*

@@ -528,7 +528,8 @@ void evt_worker_rescue_(struct evt_worker *worker)
 	unsigned tasks = 0;
 
 	while (take_left(worker, &left)) {
-		left.generation = 0; /* its connection went with the thread */
+		if (left.kind == EVT_RECORD_CONN_TASK)
+			left.generation = 0; /* gone with the thread */
 		if (left.kind == EVT_RECORD_SEND) {
 			free(left.arg); /* to a connection that is gone */
 		} else if (evt_pool_forward_(pool, &left) == 0) {

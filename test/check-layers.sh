@@ -8,7 +8,7 @@ evt-log
 evt-net evt-url
 evt-unix
 evt-pipe
-evt-kept evt-wheel evt-slots evt-output
+evt-kept evt-wheel evt-slots evt-output evt-sources
 evt-pool evt-worker
 evt-conn
 evt-udp
