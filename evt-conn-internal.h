@@ -150,7 +150,8 @@ struct evt_home {
 
 	struct evt_wheel wheel;
 	struct event tick;
-	bool ticking;
+	int tick_fd;
+	bool ticking;     /* the event is added */
 	uint32_t tick_ms; /* when, while ticking */
 
 	char gather[EVT_GATHER_BYTES];
@@ -258,7 +259,8 @@ static inline bool evt_conn_is_flushed_(const struct evt_conn *conn)
 
 /* evt-conn-time.c */
 
-void evt_home_init_time_(struct evt_home *);
+int evt_home_init_time_(struct evt_home *);
+void evt_home_end_time_(struct evt_home *);
 
 /* Puts it into the wheel for whatever timeout comes first, or takes it out. */
 void evt_conn_schedule_(struct evt_conn *);

@@ -7,13 +7,20 @@
  * it, and then it is put back for the rest. So traffic costs nothing here, and
  * a deadline is a number that no byte changes.
  *
+ * The timer is a timerfd(2). With one of libevent's every wait for events would
+ * have a time limit, and the kernel set up and take down a timer of its own for
+ * each: that was measured at 5 % of a small echo.
+ *
  * Times are milliseconds modulo 2^32: only differences below 2^31 are looked
  * at, and the wheel looks at each connection at least every half hour.
  */
 #include "evt-conn-internal.h"
 #include "evt-log-internal.h"
+#include "evt-net-internal.h"
 
 #include <errno.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
 
 #define RETRY_MS 10
 
@@ -65,7 +72,7 @@ static uint32_t delay_of(struct evt_conn *conn, uint32_t now_ms)
 static void set_tick(struct evt_home *home, uint32_t now_ms)
 {
 	int64_t next = evt_wheel_next_ms_(&home->wheel, now_ms);
-	struct timeval delay;
+	struct itimerspec when = {.it_value = {0, 1}}; /* 0 would be never */
 
 	if (next == EVT_WHEEL_IDLE) {
 		if (home->ticking)
@@ -73,10 +80,14 @@ static void set_tick(struct evt_home *home, uint32_t now_ms)
 		home->ticking = false;
 		return;
 	}
-	delay.tv_sec = (time_t)(next / 1000);
-	delay.tv_usec = (suseconds_t)(next % 1000) * 1000;
+	if (next > 0) {
+		when.it_value.tv_sec = (time_t)(next / 1000);
+		when.it_value.tv_nsec = (long)(next % 1000) * 1000000;
+	}
 	home->tick_ms = now_ms + (uint32_t)next;
-	home->ticking = event_add(&home->tick, &delay) == 0;
+	timerfd_settime(home->tick_fd, 0, &when, NULL);
+	if (!home->ticking)
+		home->ticking = event_add(&home->tick, NULL) == 0;
 }
 
 /* now_ms is that of this turn; outside of one, a timeout that is set must not
@@ -220,12 +231,14 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	struct evt_home *home = arg;
 	uint32_t now_ms = (uint32_t)evt_now_ms_();
 	struct evt_timer *fired = NULL;
+	uint64_t ticks;
 	bool in_turn = false;
 	int state = 0;
 
-	(void)fd;
 	(void)what;
-	home->ticking = false;
+	if (read(fd, &ticks, sizeof(ticks)) == -1)
+		return;                     /* it was set anew meanwhile */
+	home->tick_ms = now_ms; /* it is set at the end */
 	evt_wheel_advance_(&home->wheel, now_ms, &fired);
 	while (fired) {
 		struct evt_conn *conn = owner(fired);
@@ -245,14 +258,25 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 	}
 	if (in_turn)
 		evt_callback_end_(home->worker, state);
-	if (!home->ticking)
-		set_tick(home, (uint32_t)evt_now_ms_());
+	set_tick(home, (uint32_t)evt_now_ms_());
 }
 
-void evt_home_init_time_(struct evt_home *home)
+int evt_home_init_time_(struct evt_home *home)
 {
 	evt_wheel_init_(&home->wheel, (uint32_t)evt_now_ms_());
-	event_assign(&home->tick, home->worker->base, -1, 0, on_tick, home);
+	home->tick_fd = evt_net_above_stdio_(
+		timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+	if (home->tick_fd == -1)
+		return -1;
+	event_assign(&home->tick, home->worker->base, home->tick_fd,
+		EV_READ | EV_PERSIST, on_tick, home);
+	return 0;
+}
+
+void evt_home_end_time_(struct evt_home *home)
+{
+	event_del(&home->tick);
+	close(home->tick_fd);
 }
 
 /* evt-conn.h */

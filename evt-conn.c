@@ -52,8 +52,11 @@ int evt_home_init_(struct evt_worker *worker)
 	home->worker = worker;
 	evt_slots_init_(&home->slots, sizeof(struct evt_conn));
 	event_assign(&home->deferred, worker->base, -1, 0, on_deferred, home);
+	if (evt_home_init_time_(home) == -1) {
+		free(home);
+		return -1;
+	}
 	worker->state = home;
-	evt_home_init_time_(home);
 	return 0;
 }
 
@@ -71,7 +74,7 @@ void evt_home_release_(struct evt_worker *worker)
 	}
 	evt_done_call_(&home->done);
 	event_del(&home->deferred);
-	event_del(&home->tick);
+	evt_home_end_time_(home);
 	evt_slots_free_(&home->slots);
 	free(home);
 	worker->state = NULL;
@@ -85,6 +88,7 @@ struct evt_conn *evt_conn_new_(struct evt_home *home, struct evt_setup *setup)
 
 	if (!conn)
 		return NULL;
+	home->worker->has_conns = true;
 	conn->home = home;
 	conn->setup = setup;
 	conn->idle_ms = setup->idle_ms;
@@ -190,6 +194,7 @@ static void release_slot(struct evt_conn *conn)
 
 	setup->on_gone(setup, conn->source);
 	evt_slots_give_(&home->slots, &conn->slot);
+	home->worker->has_conns = home->slots.nr_used > 0;
 	evt_pool_nudge_(home->worker->pool);
 }
 

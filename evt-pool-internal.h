@@ -85,6 +85,7 @@ struct evt_worker {
 	bool done;           /* the loop is to be left, or has been */
 	bool broken;         /* the pipe has failed */
 	bool reads_directly; /* where no event of the program's is waited for */
+	bool has_conns;      /* its state has events on the loop */
 
 	/* The worker's thread alone: its turns, see evt_callback_begin_. */
 	int depth;        /* callbacks within callbacks */

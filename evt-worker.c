@@ -90,9 +90,13 @@ static struct event_base *configured_base(void)
 
 	if (!config)
 		return NULL;
-	/* One thread uses it, and no environment variable changes it. */
+	/* One thread uses it, no environment variable changes it, and the time
+	 * is not asked for in every round for timers that are not there. */
 	if (event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK) == 0 &&
-		event_config_set_flag(config, EVENT_BASE_FLAG_IGNORE_ENV) == 0)
+		event_config_set_flag(config, EVENT_BASE_FLAG_IGNORE_ENV) ==
+			0 &&
+		event_config_set_flag(config, EVENT_BASE_FLAG_NO_CACHE_TIME) ==
+			0)
 		base = event_base_new_with_config(config);
 	event_config_free(config);
 	return base;
@@ -206,7 +210,7 @@ int evt_worker_start_(
 /* True for a worker on whose base the program has no event. */
 static bool has_nothing_but_inbox(const struct evt_worker *worker)
 {
-	return worker->reads_directly &&
+	return worker->reads_directly && !worker->has_conns &&
 		event_base_get_num_events(worker->base,
 			EVENT_BASE_COUNT_ACTIVE | EVENT_BASE_COUNT_ADDED) == 1;
 }
