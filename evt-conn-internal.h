@@ -76,7 +76,7 @@ enum {
 	EVT_CONN_STOP_TOLD = 1 << 10, /* the pool is stopping */
 	EVT_CONN_ENDED = 1 << 11,     /* for the reason that is in the struct */
 	EVT_CONN_CLOSED = 1 << 12,    /* on_close has been called */
-	EVT_CONN_LINGERING = 1 << 13, /* CLOSED; waits for the peer's end */
+	EVT_CONN_LINGERING = 1 << 13, /* CLOSED; READING, or in the line */
 
 	/* What is to be done when the turn ends. */
 	EVT_CONN_TOUCHED = 1 << 14, /* it is on the list */
@@ -89,6 +89,9 @@ enum {
 	EVT_CONN_WRITING = 1 << 19,      /* unsent->writable is added */
 	EVT_CONN_RETRY = 1 << 20,        /* a moment, the kernel had no room */
 	EVT_CONN_HAS_DEADLINE = 1 << 21, /* deadline_ms */
+
+	/* In on_timeout, or closed there: for the reason in the struct. */
+	EVT_CONN_TIMED_OUT = 1 << 22,
 
 	/* Where nothing more is read or written. */
 	EVT_CONN_OVER = EVT_CONN_CLOSING | EVT_CONN_ENDED | EVT_CONN_CLOSED
@@ -116,7 +119,7 @@ struct evt_conn {
 	uint32_t moved_ms;         /* when a byte moved last */
 	struct evt_input *input;   /* NULL: nothing is kept */
 	struct evt_unsent *unsent; /* NULL: nothing waits */
-	size_t want;               /* evt_conn_want; LINGERING: bytes to go */
+	size_t want;               /* evt_conn_want; CLOSING: thrown away */
 	void *data;                /* the program's */
 
 	struct event readable; /* its descriptor too */
@@ -125,16 +128,19 @@ struct evt_conn {
 	struct evt_conn *next_touched; /* while TOUCHED */
 	int idle_ms;                   /* -1: none */
 	uint32_t deadline_ms;          /* HAS_DEADLINE, LINGERING */
-	uint32_t opened_ms;
-	uint32_t error : 8;   /* the errno behind the reason */
-	uint32_t reason : 3;  /* ENDED: enum evt_reason */
-	uint32_t source : 21; /* of whom, for the listener */
+	uint32_t opened_ms;            /* LINGERING: since when */
+	uint32_t error : 8;            /* the errno behind the reason */
+	uint32_t reason : 3;           /* why it ends */
+	uint32_t source : 21;          /* of whom, for the listener */
 };
 
 struct evt_home {
 	struct evt_worker *worker;
 	struct evt_slots slots;
 	unsigned nr_lingering;
+	struct evt_conn *first_lingering; /* in the line, linked by ... */
+	struct evt_conn *last_lingering;  /* ... next_touched */
+	uint32_t look_ms;                 /* not before that */
 	bool draining; /* the pool is stopping, and they know */
 
 	/* Touched in this turn, in that order. */
@@ -196,14 +202,36 @@ void evt_conn_break_(struct evt_conn *, int error);
 /* The hook: what the turn left to do. */
 void evt_home_settle_(struct evt_worker *);
 
-/* LINGERING, and readable: throws that away, and the struct at the end. */
-void evt_conn_discard_(struct evt_conn *);
-
 /* Its descriptor and struct go; CLOSED. */
 void evt_conn_dispose_(struct evt_conn *);
 
 /* 0 if the caller may use conn; or -1 with a line. */
 int evt_conn_check_(const struct evt_conn *, const char *call);
+
+/* evt-conn-linger.c: waiting for the peer's end of the stream. */
+
+#define EVT_LINE_MS 16 /* in which most have ended */
+
+/* CLOSED, and flushed: false if there is nothing to wait for. */
+bool evt_conn_linger_(struct evt_conn *);
+
+/* LINGERING, and readable: throws that away, and the struct at the end. */
+void evt_conn_discard_(struct evt_conn *);
+
+/* CLOSING, with output that waits, and readable: the same. */
+void evt_conn_throw_away_(struct evt_conn *);
+
+/* LINGERING, while the pool stops: it is not waited for so long. */
+void evt_conn_hasten_(struct evt_conn *);
+
+/* LINGERING, and its time is over. */
+void evt_conn_lingered_(struct evt_conn *);
+
+/* About to be disposed of. */
+void evt_conn_end_lingering_(struct evt_conn *);
+
+/* At the end of a turn. */
+void evt_home_look_at_line_(struct evt_home *);
 
 /* evt-conn-stop.c: draining, and losing a worker. */
 

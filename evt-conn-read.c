@@ -26,9 +26,17 @@ static bool wants_input(const struct evt_conn *conn)
 			EVT_CONN_CONNECTING | EVT_CONN_OVER));
 }
 
+/* Closing, but not flushed: a peer that sends before it reads would not come to
+ * read, if nobody took what it sends. */
+static bool throws_away(const struct evt_conn *conn)
+{
+	return (conn->flags & (EVT_CONN_OVER | EVT_CONN_EOF_SEEN)) ==
+		EVT_CONN_CLOSING;
+}
+
 void evt_conn_update_reading_(struct evt_conn *conn)
 {
-	bool wanted = wants_input(conn);
+	bool wanted = wants_input(conn) || throws_away(conn);
 
 	if (wanted == ((conn->flags & EVT_CONN_READING) != 0))
 		return;
@@ -234,6 +242,8 @@ void evt_conn_on_readable_(evutil_socket_t fd, short what, void *arg)
 	(void)what;
 	if (conn->flags & EVT_CONN_LINGERING)
 		evt_conn_discard_(conn);
+	else if (throws_away(conn))
+		evt_conn_throw_away_(conn);
 	else
 		evt_conn_read_(conn);
 	evt_callback_end_(worker, state);
@@ -254,6 +264,13 @@ int evt_conn_want(struct evt_conn *conn, size_t len)
 	}
 	conn->want = len;
 	return 0;
+}
+
+int evt_conn_at_eof(struct evt_conn *conn)
+{
+	if (evt_conn_check_(conn, "evt_conn_at_eof") == -1)
+		return -1;
+	return (conn->flags & EVT_CONN_EOF_SEEN) != 0;
 }
 
 void evt_conn_pause(struct evt_conn *conn)

@@ -18,6 +18,8 @@ void evt_conn_tell_stop_(struct evt_conn *conn)
 {
 	const struct evt_setup *setup = conn->setup;
 
+	if (conn->flags & EVT_CONN_LINGERING)
+		evt_conn_hasten_(conn);
 	if (conn->flags & (EVT_CONN_CLOSED | EVT_CONN_STOP_TOLD))
 		return;
 	if (setup->handlers.on_stop) {

@@ -35,6 +35,12 @@ static bool waits_for_first_byte(const struct evt_conn *conn)
 		!(conn->flags & EVT_CONN_GOT_BYTE);
 }
 
+static bool stands_in_line(const struct evt_conn *conn)
+{
+	return conn->flags & EVT_CONN_LINGERING &&
+		!(conn->flags & EVT_CONN_READING);
+}
+
 /* Lowers *delay to what is left until when_ms. */
 static void consider(uint32_t when_ms, uint32_t now_ms, uint32_t *delay)
 {
@@ -52,7 +58,9 @@ static uint32_t delay_of(struct evt_conn *conn, uint32_t now_ms)
 
 	if (conn->flags & EVT_CONN_RETRY)
 		consider(now_ms + RETRY_MS, now_ms, &delay);
-	if (conn->flags & (EVT_CONN_HAS_DEADLINE | EVT_CONN_LINGERING))
+	if (stands_in_line(conn))
+		consider(conn->opened_ms + EVT_LINE_MS, now_ms, &delay);
+	else if (conn->flags & (EVT_CONN_HAS_DEADLINE | EVT_CONN_LINGERING))
 		consider(conn->deadline_ms, now_ms, &delay);
 	if (conn->flags & EVT_CONN_CONNECTING)
 		consider(evt_conn_connect_until_(conn), now_ms, &delay);
@@ -130,7 +138,11 @@ static void time_out(struct evt_conn *conn, enum evt_reason reason)
 		return;
 	}
 	conn->moved_ms = conn->home->worker->now_ms;
+	conn->flags |= EVT_CONN_TIMED_OUT;
+	conn->reason = (unsigned)reason & 7u;
 	setup->handlers.on_timeout(conn, reason, setup->arg);
+	if (!(conn->flags & EVT_CONN_OVER))
+		conn->flags &= ~(uint32_t)EVT_CONN_TIMED_OUT;
 }
 
 /* True if something is due; acts if act is set. */
@@ -172,10 +184,13 @@ static bool idle_due(struct evt_conn *conn, uint32_t now_ms, bool act)
 
 static bool lingered_enough(struct evt_conn *conn, uint32_t now_ms, bool act)
 {
-	if (!is_reached(conn->deadline_ms, now_ms))
+	uint32_t until_ms = stands_in_line(conn) ? conn->opened_ms + EVT_LINE_MS
+						 : conn->deadline_ms;
+
+	if (!is_reached(until_ms, now_ms))
 		return false;
 	if (act)
-		evt_conn_dispose_(conn);
+		evt_conn_lingered_(conn);
 	return true;
 }
 
@@ -237,7 +252,7 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 
 	(void)what;
 	if (read(fd, &ticks, sizeof(ticks)) == -1)
-		return;                     /* it was set anew meanwhile */
+		return;         /* it was set anew meanwhile */
 	home->tick_ms = now_ms; /* it is set at the end */
 	evt_wheel_advance_(&home->wheel, now_ms, &fired);
 	while (fired) {

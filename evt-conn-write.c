@@ -166,8 +166,11 @@ static bool overflows(struct evt_conn *conn, size_t len)
 		return false;
 	conn->flags |= EVT_CONN_RESET;
 	evt_conn_fail_(conn, EVT_REASON_OVERFLOW, ENOBUFS);
-	evt_fail_(ENOBUFS, "a connection has more unsent output than %zu bytes",
+	/* A stranger can bring this about: not a line for everybody. */
+	evt_log_(EVT_LOG_DEBUG,
+		"a connection has more unsent output than %zu bytes",
 		conn->setup->max_output);
+	errno = ENOBUFS;
 	return true;
 }
 

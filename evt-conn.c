@@ -5,12 +5,6 @@
  * writing exists only after the kernel has said EAGAIN. libevent's bufferevents
  * were measured at 1.3 to 1.5 times the CPU for a small echo, since they arm
  * and disarm the write event around every answer, and at 980 bytes each.
- *
- * Closing is graceful: after the last byte our end of the stream is shut down
- * and what the peer still sends is thrown away until it ends too. A plain
- * close(2) with unread input, or with input on its way, makes the kernel send a
- * reset, and that destroys the answer the peer was about to read. on_close does
- * not wait for that: for the program the connection has ended.
  */
 #include "evt-conn-internal.h"
 #include "evt-log-internal.h"
@@ -21,11 +15,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#define LINGER_MS      5000
-#define LINGER_STOP_MS 500  /* while the pool stops */
-#define LINGER_MAX     1024 /* at a time, on a worker */
-#define LINGER_BYTES   ((size_t)64 << 20)
 
 /* The home */
 
@@ -221,54 +210,15 @@ void evt_conn_dispose_(struct evt_conn *conn)
 	int fd = evt_conn_fd_(conn);
 
 	strip(conn);
+	evt_conn_end_lingering_(conn);
 	if (conn->flags & EVT_CONN_READING)
 		event_del(&conn->readable);
-	if (conn->flags & EVT_CONN_LINGERING)
-		conn->home->nr_lingering--;
 	if (conn->flags & EVT_CONN_RESET)
 		setsockopt(
 			fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
 	if (fd != -1)
 		close(fd);
 	release_slot(conn);
-}
-
-void evt_conn_discard_(struct evt_conn *conn)
-{
-	struct evt_home *home = conn->home;
-	ssize_t len;
-
-	do
-		len = recv(evt_conn_fd_(conn), home->buffer,
-			sizeof(home->buffer), 0);
-	while (len == -1 && errno == EINTR);
-	if (len > 0 && (size_t)len < conn->want)
-		conn->want -= (size_t)len;
-	else if (len != -1 || errno != EAGAIN)
-		evt_conn_dispose_(conn);
-}
-
-/* Waits for the peer's end of the stream; false if that is not needed, or not
- * possible. */
-static bool linger(struct evt_conn *conn)
-{
-	struct evt_home *home = conn->home;
-
-	if (conn->flags &
-			(EVT_CONN_EOF_SEEN | EVT_CONN_ENDED | EVT_CONN_RESET) ||
-		home->nr_lingering >= LINGER_MAX ||
-		shutdown(evt_conn_fd_(conn), SHUT_WR) == -1)
-		return false;
-	if (!(conn->flags & EVT_CONN_READING) &&
-		event_add(&conn->readable, NULL) == -1)
-		return false;
-	conn->flags |= EVT_CONN_READING | EVT_CONN_LINGERING;
-	conn->want = LINGER_BYTES;
-	home->nr_lingering++;
-	conn->deadline_ms = home->worker->now_ms +
-		(home->draining ? LINGER_STOP_MS : LINGER_MS);
-	evt_conn_schedule_(conn);
-	return true;
 }
 
 static atomic_ulong *counter_of(struct evt_conn *conn, enum evt_reason reason)
@@ -327,7 +277,7 @@ static void end(struct evt_conn *conn, enum evt_reason reason)
 	evt_done_call_(&home->done);
 	if (handlers->on_close)
 		handlers->on_close(conn, reason, conn->setup->arg);
-	if (!linger(conn))
+	if (!evt_conn_linger_(conn))
 		evt_conn_dispose_(conn);
 }
 
@@ -339,15 +289,7 @@ static void finish_stream(struct evt_conn *conn)
 		return;
 	conn->flags |= EVT_CONN_FINISHED;
 	if (shutdown(evt_conn_fd_(conn), SHUT_WR) == -1)
-		evt_conn_break_(conn, errno);
-}
-
-static enum evt_reason reason_of_close(const struct evt_conn *conn)
-{
-	if (conn->flags & EVT_CONN_ENDED)
-		return (enum evt_reason)conn->reason;
-	return conn->flags & EVT_CONN_EOF_SEEN ? EVT_REASON_PEER
-					       : EVT_REASON_OURS;
+		evt_conn_break_(conn, errno == ENOTCONN ? ECONNRESET : errno);
 }
 
 static void call_what_is_due(struct evt_conn *conn)
@@ -372,7 +314,7 @@ static void settle(struct evt_conn *conn)
 	if (conn->flags & EVT_CONN_TOUCHED)
 		return; /* it is on the list again */
 	if (conn->flags & EVT_CONN_ENDED) {
-		end(conn, reason_of_close(conn));
+		end(conn, (enum evt_reason)conn->reason);
 		return;
 	}
 	if (conn->flags & EVT_CONN_CONNECTING)
@@ -380,7 +322,7 @@ static void settle(struct evt_conn *conn)
 	if (evt_conn_is_flushed_(conn)) {
 		evt_conn_free_unsent_(conn);
 		if (conn->flags & EVT_CONN_CLOSING) {
-			end(conn, reason_of_close(conn));
+			end(conn, (enum evt_reason)conn->reason);
 			return;
 		}
 		finish_stream(conn);
@@ -420,6 +362,8 @@ void evt_home_settle_(struct evt_worker *worker)
 		if (conn)
 			settle(conn);
 	} while (conn || home->gatherer || home->done.first);
+	if (home->first_lingering)
+		evt_home_look_at_line_(home);
 	if (home->draining)
 		evt_home_report_(home);
 }
@@ -457,7 +401,12 @@ void evt_conn_close(struct evt_conn *conn)
 		evt_conn_fail_(conn, EVT_REASON_OURS, 0);
 		return;
 	}
+	if (!(conn->flags & EVT_CONN_TIMED_OUT))
+		conn->reason = conn->flags & EVT_CONN_EOF_SEEN
+			? EVT_REASON_PEER
+			: EVT_REASON_OURS;
 	conn->flags |= EVT_CONN_CLOSING;
+	conn->want = 0;
 	evt_conn_touch_(conn);
 }
 
@@ -467,7 +416,10 @@ void evt_conn_abort(struct evt_conn *conn)
 		conn->flags & EVT_CONN_ENDED)
 		return;
 	conn->flags |= EVT_CONN_RESET;
-	evt_conn_fail_(conn, EVT_REASON_OURS, 0);
+	evt_conn_fail_(conn,
+		conn->flags & EVT_CONN_TIMED_OUT ? (enum evt_reason)conn->reason
+						 : EVT_REASON_OURS,
+		0);
 }
 
 int evt_conn_finish(struct evt_conn *conn)

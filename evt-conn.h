@@ -84,9 +84,10 @@ struct evt_handlers {
 	void (*on_drain)(struct evt_conn *conn, void *arg);
 
 	/*
-	 * EVT_REASON_IDLE or _DEADLINE. May write, and close; may set a new
-	 * timeout. If it does not close, an idle connection is given its idle
-	 * time again, and a deadline is gone. NULL: abort.
+	 * EVT_REASON_IDLE or _DEADLINE. May write, and close or abort, which
+	 * keeps the reason; may set a new timeout. If it does not close, an
+	 * idle connection is given its idle time again, and a deadline is
+	 * gone. NULL: abort.
 	 */
 	void (*on_timeout)(
 		struct evt_conn *conn, enum evt_reason reason, void *arg);
@@ -146,6 +147,10 @@ size_t evt_conn_pending(struct evt_conn *conn);
  * once met, and at the end of the stream. 0: as usual. EINVAL above
  * max_input. */
 int evt_conn_want(struct evt_conn *conn, size_t len);
+
+/* 1 once the peer has ended its stream: what on_data gets then is the last.
+ * 0 before. */
+int evt_conn_at_eof(struct evt_conn *conn);
 
 /* No on_data, and nothing is read: the kernel holds the peer back. */
 void evt_conn_pause(struct evt_conn *conn);

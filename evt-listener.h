@@ -92,8 +92,9 @@ struct evt_listen_options {
  *	unix:@name		Linux's abstract names; anyone may connect
  *
  * NULL: EINVAL with a line that says what is wrong with url or options;
- * EADDRINUSE, EACCES, ... of bind(2); ENOENT (no such name); ECANCELED
- * (stopping). evt_pool_run then gives -1 too.
+ * EADDRINUSE, EACCES, ... of bind(2); ENOENT (no such name); EPROTONOSUPPORT
+ * (udp: and unixgram: are not served yet); ECANCELED (stopping). evt_pool_run
+ * then gives -1 too.
  */
 struct evt_listener *evt_listen_sized(struct evt_pool *pool, const char *url,
 	const struct evt_handlers *handlers, size_t handlers_size,

@@ -104,7 +104,8 @@ struct evt_pool *evt_pool_new_sized(
  * Starts the workers and serves until the pool is stopped; the calling thread
  * accepts. SIGINT and SIGTERM stop it, a second one without grace; their
  * dispositions are put back, and so is this thread's mask, in which the two are
- * unblocked meanwhile. 0 once it has stopped. -1: could not be started (EMFILE,
+ * unblocked meanwhile: a program that blocks them before it says that it is
+ * there loses none. 0 once it has stopped. -1: could not be started (EMFILE,
  * ENOMEM, EAGAIN, ...); ECONNABORTED: an evt_listen on this pool had failed, so
  * that a program need not look at each; EALREADY: a pool serves once; ENXIO:
  * the calling thread was lost (a callback ended it).

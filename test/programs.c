@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #define MAX_ARGS 12
@@ -115,8 +117,9 @@ struct server server;
 int start_server(const char *name, const char *a, const char *b)
 {
 	const char *args[] = {program(name), a, b, NULL};
-	static const char words[] = "listening on port ";
-	char line[64] = "";
+	static const char words[] = "listening on ";
+	char line[sizeof(words) + sizeof(server.at)] = "";
+	const char *at = line + strlen(words);
 	size_t used = 0;
 
 	server.pid = start_program(args, args[0], &server.out);
@@ -125,7 +128,11 @@ int start_server(const char *name, const char *a, const char *b)
 		used++;
 	if (strncmp(line, words, strlen(words)) != 0)
 		return -1;
-	server.port = (int)strtol(line + strlen(words), NULL, 10);
+	snprintf(server.at, sizeof(server.at), "%.*s", (int)strcspn(at, "\n"),
+		at);
+	/* "port 41233", "tcp://[::]:41233", "unix:/path" */
+	at = strrchr(server.at, strchr(server.at, ':') ? ':' : ' ');
+	server.port = at ? (int)strtol(at + 1, NULL, 10) : -1;
 	return server.port;
 }
 
@@ -139,4 +146,116 @@ int end_server(int sig)
 	close(server.out);
 	server.pid = 0;
 	return status;
+}
+
+/* Clients */
+
+static struct client {
+	pid_t pid; /* 0: it has ended */
+	int fd;
+} clients[8];
+static int nr_clients;
+
+static void become_client(int fd, const char *command)
+{
+	dup2(fd, STDIN_FILENO);
+	dup2(fd, STDOUT_FILENO);
+	alarm((unsigned)(30 * slowness()));
+	execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+	_exit(127);
+}
+
+int start_client(const char *format, ...)
+{
+	const struct timeval limit = {.tv_sec = 10 * slowness()};
+	struct client *client = &clients[nr_clients];
+	char command[256] = "exec ";
+	va_list args;
+	int fds[2];
+
+	va_start(args, format);
+	vsnprintf(command + 5, sizeof(command) - 5, format, args);
+	va_end(args);
+	if (nr_clients == sizeof(clients) / sizeof(clients[0]) ||
+		socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == -1)
+		return -1;
+	setsockopt(fds[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	setsockopt(fds[0], SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+	nr_clients++;
+	client->fd = fds[0];
+	client->pid = fork();
+	if (client->pid == 0)
+		become_client(fds[1], command);
+	close(fds[1]);
+	return client->fd;
+}
+
+static int await_client(struct client *client)
+{
+	int status = await_status(client->pid);
+
+	client->pid = 0;
+	close(client->fd);
+	while (nr_clients > 0 && clients[nr_clients - 1].pid == 0)
+		nr_clients--;
+	return status;
+}
+
+int end_client(int fd)
+{
+	char rest[4096];
+	int i = 0;
+
+	while (clients[i].fd != fd || clients[i].pid == 0)
+		i++;
+	shutdown(fd, SHUT_WR);
+	while (recv(fd, rest, sizeof(rest), 0) > 0)
+		;
+	return await_client(&clients[i]);
+}
+
+void end_programs(void)
+{
+	int i;
+
+	for (i = nr_clients - 1; i >= 0; i--) {
+		if (clients[i].pid == 0)
+			continue;
+		kill(clients[i].pid, SIGKILL);
+		await_client(&clients[i]);
+	}
+	if (server.pid > 0)
+		end_server(SIGKILL);
+}
+
+bool says(int fd, const char *text)
+{
+	return send_all(fd, text, strlen(text));
+}
+
+bool read_line(int fd, char *line, size_t size)
+{
+	int64_t until = now_ms() + 10000 * slowness();
+	char *end = NULL;
+	ssize_t len;
+
+	do {
+		len = recv(fd, line, size - 1, MSG_PEEK);
+		if (len > 0)
+			end = memchr(line, '\n', (size_t)len);
+	} while (len > 0 && !end && now_ms() < until);
+	if (!end)
+		return false;
+	end[1] = '\0';
+	return receive_all(fd, line, (size_t)(end - line) + 1);
+}
+
+bool receives(int fd, const char *expected)
+{
+	char line[2048] = "";
+
+	if (read_line(fd, line, sizeof(line)) && strcmp(line, expected) == 0)
+		return true;
+	print_message("expected: %sreceived: %s\n", expected, line);
+	return false;
 }
