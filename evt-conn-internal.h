@@ -85,8 +85,8 @@ enum {
 	EVT_CONN_RESET = 1 << 17,   /* close with a reset */
 
 	/* What it waits for. */
-	EVT_CONN_READING = 1 << 18,      /* readable is added */
-	EVT_CONN_WRITING = 1 << 19,      /* unsent->writable is added */
+	EVT_CONN_READING = 1 << 18,      /* input, or an end of it */
+	EVT_CONN_WRITING = 1 << 19,      /* room for output */
 	EVT_CONN_RETRY = 1 << 20,        /* a moment, the kernel had no room */
 	EVT_CONN_HAS_DEADLINE = 1 << 21, /* deadline_ms */
 
@@ -104,29 +104,23 @@ struct evt_input {
 	char bytes[];
 };
 
-/* Bytes that were written and not taken. */
-struct evt_unsent {
-	struct evt_output output;
-	struct event writable;
-};
-
 struct evt_conn {
-	/* A read touches these alone: they share a line of the cache. */
+	/* What a read touches: a line of the cache. */
 	struct evt_slot slot; /* must be first */
 	struct evt_home *home;
 	struct evt_setup *setup;
 	uint32_t flags;
 	uint32_t moved_ms;         /* when a byte moved last */
+	int fd;                    /* -1 while there is none */
+	int idle_ms;               /* -1: none */
 	struct evt_input *input;   /* NULL: nothing is kept */
-	struct evt_unsent *unsent; /* NULL: nothing waits */
+	struct evt_output *unsent; /* NULL: nothing waits */
 	size_t want;               /* evt_conn_want; CLOSING: thrown away */
-	void *data;                /* the program's */
 
-	struct event readable; /* its descriptor too */
-
+	/* The rest: another. */
+	void *data;                    /* the program's */
 	struct evt_timer timer;        /* in the wheel while a timeout is set */
 	struct evt_conn *next_touched; /* while TOUCHED */
-	int idle_ms;                   /* -1: none */
 	uint32_t deadline_ms;          /* HAS_DEADLINE, LINGERING */
 	uint32_t opened_ms;            /* LINGERING: since when */
 	uint32_t error : 8;            /* the errno behind the reason */
@@ -155,19 +149,13 @@ struct evt_home {
 	size_t gathered;
 
 	struct evt_wheel wheel;
-	struct event tick;
 	int tick_fd;
-	bool ticking;     /* the event is added */
-	uint32_t tick_ms; /* when, while ticking */
+	bool ticking;     /* it is set */
+	uint32_t tick_ms; /* for when, while ticking */
 
 	char gather[EVT_GATHER_BYTES];
 	char buffer[EVT_READ_BYTES];
 };
-
-static inline int evt_conn_fd_(const struct evt_conn *conn)
-{
-	return event_get_fd(&conn->readable);
-}
 
 static inline struct evt_counters *evt_conn_counters_(struct evt_conn *conn)
 {
@@ -251,7 +239,8 @@ bool evt_conn_is_idle_(const struct evt_conn *);
 
 /* evt-conn-read.c */
 
-void evt_conn_on_readable_(evutil_socket_t, short, void *conn);
+/* There is input, or an end of it. */
+void evt_conn_readable_(struct evt_conn *);
 
 /* Reads what there is, within bounds. */
 void evt_conn_read_(struct evt_conn *);
@@ -282,10 +271,22 @@ void evt_conn_send_(struct evt_conn *);
 static inline bool evt_conn_is_flushed_(const struct evt_conn *conn)
 {
 	return conn->home->gatherer != conn &&
-		(!conn->unsent || evt_output_is_empty_(&conn->unsent->output));
+		(!conn->unsent || evt_output_is_empty_(conn->unsent));
 }
 
+/* evt-conn-poll.c */
+
+/* Waits for wanted, READING or WRITING or both or none, and notes it in the
+ * flags: 0, or -1: no memory for that. */
+int evt_conn_await_(struct evt_conn *, uint32_t wanted);
+
+/* The hook: something is ready. */
+void evt_home_on_event_(struct evt_worker *, uint64_t key, uint32_t events);
+
 /* evt-conn-time.c */
+
+/* The timer is due. */
+void evt_home_tick_(struct evt_home *);
 
 int evt_home_init_time_(struct evt_home *);
 void evt_home_end_time_(struct evt_home *);

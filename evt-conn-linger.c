@@ -32,8 +32,7 @@ static int throw_away(struct evt_conn *conn)
 	ssize_t len;
 
 	do
-		len = recv(evt_conn_fd_(conn), home->buffer,
-			sizeof(home->buffer), 0);
+		len = recv(conn->fd, home->buffer, sizeof(home->buffer), 0);
 	while (len == -1 && errno == EINTR);
 	if (len <= 0)
 		return (int)len;
@@ -117,12 +116,12 @@ void evt_conn_end_lingering_(struct evt_conn *conn)
 /* From the line into the loop. */
 static void watch(struct evt_conn *conn)
 {
-	leave_line(conn);
-	conn->flags |= EVT_CONN_READING;
-	if (event_add(&conn->readable, NULL) == 0)
-		evt_conn_schedule_(conn);
-	else
+	if (evt_conn_await_(conn, EVT_CONN_READING) == -1) {
 		evt_conn_dispose_(conn);
+		return;
+	}
+	leave_line(conn);
+	evt_conn_schedule_(conn);
 }
 
 bool evt_conn_linger_(struct evt_conn *conn)
@@ -133,13 +132,14 @@ bool evt_conn_linger_(struct evt_conn *conn)
 	uint32_t now_ms = home->worker->now_ms;
 
 	if (conn->flags & needless || home->nr_lingering >= LINGER_MAX ||
-		shutdown(evt_conn_fd_(conn), SHUT_WR) == -1)
+		shutdown(conn->fd, SHUT_WR) == -1)
 		return false;
 	conn->flags |= EVT_CONN_LINGERING;
 	conn->opened_ms = now_ms;
 	conn->deadline_ms = now_ms +
 		(home->draining ? LINGER_STOP_MS : LINGER_MS);
 	home->nr_lingering++;
+	(void)evt_conn_await_(conn, conn->flags & EVT_CONN_READING);
 	if (!(conn->flags & EVT_CONN_READING))
 		line_up(conn);
 	evt_conn_schedule_(conn);

@@ -78,29 +78,17 @@ uint32_t evt_conn_connect_until_(struct evt_conn *conn)
 /* The events of the connection are for fd from now on. */
 static int watch(struct evt_conn *conn, int fd)
 {
-	struct event_base *base = conn->home->worker->base;
-
-	event_assign(&conn->readable, base, fd, EV_READ | EV_PERSIST,
-		evt_conn_on_readable_, conn);
-	event_assign(&conn->unsent->writable, base, fd, EV_WRITE | EV_PERSIST,
-		event_get_callback(&conn->unsent->writable), conn);
-	if (event_add(&conn->unsent->writable, NULL) == -1)
-		return -1;
-	conn->flags |= EVT_CONN_WRITING;
-	return 0;
+	conn->fd = fd;
+	return evt_conn_await_(conn, EVT_CONN_WRITING);
 }
 
 static void unwatch(struct evt_conn *conn)
 {
-	int fd = evt_conn_fd_(conn);
-
-	if (conn->flags & EVT_CONN_WRITING)
-		event_del(&conn->unsent->writable);
-	conn->flags &= ~(uint32_t)EVT_CONN_WRITING;
-	event_assign(&conn->readable, conn->home->worker->base, -1,
-		EV_READ | EV_PERSIST, evt_conn_on_readable_, conn);
-	if (fd != -1)
-		close(fd);
+	if (conn->fd == -1)
+		return;
+	(void)evt_conn_await_(conn, 0);
+	close(conn->fd);
+	conn->fd = -1;
 }
 
 /* 0: it is on its way, or done. A full backlog of a unix socket is EAGAIN:
@@ -164,8 +152,7 @@ void evt_conn_connecting_(struct evt_conn *conn)
 
 	if (conn->flags & EVT_CONN_OVER)
 		return;
-	if (getsockopt(evt_conn_fd_(conn), SOL_SOCKET, SO_ERROR, &error,
-		    &len) == -1)
+	if (getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &error, &len) == -1)
 		error = errno;
 	if (error == 0) {
 		set_out(conn);

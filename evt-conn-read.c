@@ -38,16 +38,11 @@ void evt_conn_update_reading_(struct evt_conn *conn)
 {
 	bool wanted = wants_input(conn) || throws_away(conn);
 
-	if (wanted == ((conn->flags & EVT_CONN_READING) != 0))
-		return;
-	if (!wanted) {
-		event_del(&conn->readable);
-		conn->flags &= ~(uint32_t)EVT_CONN_READING;
-	} else if (event_add(&conn->readable, NULL) == 0) {
-		conn->flags |= EVT_CONN_READING;
-	} else {
+	uint32_t writing = conn->flags & EVT_CONN_WRITING;
+
+	if (evt_conn_await_(
+		    conn, wanted ? writing | EVT_CONN_READING : writing) == -1)
 		evt_conn_fail_(conn, EVT_REASON_FAILED, ENOMEM);
-	}
 }
 
 /* Handing over */
@@ -181,7 +176,7 @@ static ssize_t receive(struct evt_conn *conn, bool *full)
 		room = conn->input->room - conn->input->len;
 	}
 	do
-		len = recv(evt_conn_fd_(conn), to, room, 0);
+		len = recv(conn->fd, to, room, 0);
 	while (len == -1 && errno == EINTR);
 	*full = len == (ssize_t)room;
 	return len;
@@ -232,21 +227,14 @@ void evt_conn_read_(struct evt_conn *conn)
 		evt_conn_touch_(conn); /* it may be idle now */
 }
 
-void evt_conn_on_readable_(evutil_socket_t fd, short what, void *arg)
+void evt_conn_readable_(struct evt_conn *conn)
 {
-	struct evt_conn *conn = arg;
-	struct evt_worker *worker = conn->home->worker;
-	int state = evt_callback_begin_(worker);
-
-	(void)fd;
-	(void)what;
 	if (conn->flags & EVT_CONN_LINGERING)
 		evt_conn_discard_(conn);
 	else if (throws_away(conn))
 		evt_conn_throw_away_(conn);
 	else
 		evt_conn_read_(conn);
-	evt_callback_end_(worker, state);
 }
 
 /* evt-conn.h */

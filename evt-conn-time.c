@@ -82,20 +82,15 @@ static void set_tick(struct evt_home *home, uint32_t now_ms)
 	int64_t next = evt_wheel_next_ms_(&home->wheel, now_ms);
 	struct itimerspec when = {.it_value = {0, 1}}; /* 0 would be never */
 
-	if (next == EVT_WHEEL_IDLE) {
-		if (home->ticking)
-			event_del(&home->tick);
-		home->ticking = false;
+	home->ticking = next != EVT_WHEEL_IDLE;
+	if (!home->ticking)
 		return;
-	}
 	if (next > 0) {
 		when.it_value.tv_sec = (time_t)(next / 1000);
 		when.it_value.tv_nsec = (long)(next % 1000) * 1000000;
 	}
 	home->tick_ms = now_ms + (uint32_t)next;
 	timerfd_settime(home->tick_fd, 0, &when, NULL);
-	if (!home->ticking)
-		home->ticking = event_add(&home->tick, NULL) == 0;
 }
 
 /* now_ms is that of this turn; outside of one, a timeout that is set must not
@@ -241,17 +236,15 @@ static struct evt_conn *owner(struct evt_timer *timer)
 
 /* A turn begins only when something is due: to put connections back is not
  * worth the boss's attention. */
-static void on_tick(evutil_socket_t fd, short what, void *arg)
+void evt_home_tick_(struct evt_home *home)
 {
-	struct evt_home *home = arg;
 	uint32_t now_ms = (uint32_t)evt_now_ms_();
 	struct evt_timer *fired = NULL;
 	uint64_t ticks;
 	bool in_turn = false;
 	int state = 0;
 
-	(void)what;
-	if (read(fd, &ticks, sizeof(ticks)) == -1)
+	if (read(home->tick_fd, &ticks, sizeof(ticks)) == -1)
 		return;         /* it was set anew meanwhile */
 	home->tick_ms = now_ms; /* it is set at the end */
 	evt_wheel_advance_(&home->wheel, now_ms, &fired);
@@ -283,14 +276,14 @@ int evt_home_init_time_(struct evt_home *home)
 		timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
 	if (home->tick_fd == -1)
 		return -1;
-	event_assign(&home->tick, home->worker->base, home->tick_fd,
-		EV_READ | EV_PERSIST, on_tick, home);
-	return 0;
+	if (evt_worker_watch_(home->worker, home->tick_fd, EVT_KEY_TIMER) == 0)
+		return 0;
+	evt_home_end_time_(home);
+	return -1;
 }
 
 void evt_home_end_time_(struct evt_home *home)
 {
-	event_del(&home->tick);
 	close(home->tick_fd);
 }
 

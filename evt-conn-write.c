@@ -22,52 +22,32 @@
 
 /* Unsent output */
 
-static void on_writable(evutil_socket_t fd, short what, void *arg)
-{
-	struct evt_conn *conn = arg;
-	struct evt_worker *worker = conn->home->worker;
-	int state = evt_callback_begin_(worker);
-
-	(void)fd;
-	(void)what;
-	if (conn->flags & EVT_CONN_CONNECTING)
-		evt_conn_connecting_(conn);
-	else
-		evt_conn_send_(conn);
-	evt_callback_end_(worker, state);
-}
-
 int evt_conn_need_unsent_(struct evt_conn *conn)
 {
-	if (conn->unsent)
-		return 0;
-	conn->unsent = calloc(1, sizeof(*conn->unsent));
 	if (!conn->unsent)
-		return -1;
-	event_assign(&conn->unsent->writable, conn->home->worker->base,
-		evt_conn_fd_(conn), EV_WRITE | EV_PERSIST, on_writable, conn);
-	return 0;
+		conn->unsent = calloc(1, sizeof(*conn->unsent));
+	return conn->unsent ? 0 : -1;
 }
 
 void evt_conn_free_unsent_(struct evt_conn *conn)
 {
 	if (!conn->unsent || conn->flags & EVT_CONN_CONNECTING)
 		return;
-	if (conn->flags & EVT_CONN_WRITING)
-		event_del(&conn->unsent->writable);
-	conn->flags &= ~(uint32_t)EVT_CONN_WRITING;
 	free(conn->unsent);
 	conn->unsent = NULL;
 }
 
+/* No more waiting for room. */
+static void leave_off(struct evt_conn *conn)
+{
+	(void)evt_conn_await_(conn, conn->flags & EVT_CONN_READING);
+}
+
 static size_t unsent_bytes(const struct evt_conn *conn)
 {
-	const struct evt_output *output;
+	const struct evt_output *output = conn->unsent;
 
-	if (!conn->unsent)
-		return 0;
-	output = &conn->unsent->output;
-	return output->bytes + (size_t)output->file_bytes;
+	return output ? output->bytes + (size_t)output->file_bytes : 0;
 }
 
 /* Something waits: for the event, or, where the kernel has no memory, for a
@@ -86,10 +66,9 @@ static void wait_for_room(struct evt_conn *conn)
 	if (conn->flags &
 		(EVT_CONN_WRITING | EVT_CONN_RETRY | EVT_CONN_CONNECTING))
 		return;
-	if (event_add(&conn->unsent->writable, NULL) == -1)
+	if (evt_conn_await_(conn,
+		    (conn->flags & EVT_CONN_READING) | EVT_CONN_WRITING) == -1)
 		evt_conn_fail_(conn, EVT_REASON_FAILED, ENOMEM);
-	else
-		conn->flags |= EVT_CONN_WRITING;
 }
 
 static void note_room(struct evt_conn *conn)
@@ -103,7 +82,7 @@ static void note_room(struct evt_conn *conn)
 		conn->flags &= ~(uint32_t)EVT_CONN_THROTTLED;
 		evt_conn_touch_(conn);
 	}
-	if (evt_output_is_empty_(&conn->unsent->output))
+	if (evt_output_is_empty_(conn->unsent))
 		evt_conn_touch_(conn);
 }
 
@@ -137,21 +116,16 @@ void evt_conn_send_(struct evt_conn *conn)
 
 	if (!conn->unsent || conn->flags & EVT_CONN_ENDED)
 		return;
-	sent = evt_output_send_(
-		&conn->unsent->output, evt_conn_fd_(conn), &conn->home->done);
-	if (sent == -1) {
-		if (conn->flags & EVT_CONN_WRITING && errno != EAGAIN)
-			event_del(&conn->unsent->writable);
-		if (errno != EAGAIN)
-			conn->flags &= ~(uint32_t)EVT_CONN_WRITING;
-		if (!may_retry(conn, errno))
-			return;
-	} else {
+	sent = evt_output_send_(conn->unsent, conn->fd, &conn->home->done);
+	if (sent == -1 && !may_retry(conn, errno))
+		return;
+	if (sent > 0)
 		note_sent(conn, (size_t)sent);
-	}
 	note_room(conn);
-	if (!evt_output_is_empty_(&conn->unsent->output))
+	if (!evt_output_is_empty_(conn->unsent))
 		wait_for_room(conn);
+	if (evt_output_is_empty_(conn->unsent) || conn->flags & EVT_CONN_RETRY)
+		leave_off(conn);
 }
 
 /* Sending at once */
@@ -159,7 +133,7 @@ void evt_conn_send_(struct evt_conn *conn)
 /* With len more bytes there would be too many: it ends of that. */
 static bool overflows(struct evt_conn *conn, size_t len)
 {
-	size_t unsent = conn->unsent ? conn->unsent->output.bytes : 0;
+	size_t unsent = conn->unsent ? conn->unsent->bytes : 0;
 
 	if (len <= conn->setup->max_output &&
 		unsent <= conn->setup->max_output - len)
@@ -191,7 +165,7 @@ static int queue(
 	len -= sent;
 	if (overflows(conn, len))
 		return -1;
-	if (evt_output_copy_(&conn->unsent->output, parts, nr, sent) == -1)
+	if (evt_output_copy_(conn->unsent, parts, nr, sent) == -1)
 		goto no_memory;
 	wait_for_room(conn);
 	return 0;
@@ -217,7 +191,7 @@ static int gathered_part(struct evt_conn *conn, struct iovec *part)
 static size_t send_parts(
 	struct evt_conn *conn, struct iovec *parts, int nr, bool more)
 {
-	ssize_t sent = evt_output_sendmsg_(evt_conn_fd_(conn), parts, nr, more);
+	ssize_t sent = evt_output_sendmsg_(conn->fd, parts, nr, more);
 
 	if (sent == -1) {
 		may_retry(conn, errno);
@@ -231,7 +205,7 @@ static bool must_wait(const struct evt_conn *conn)
 {
 	return conn->unsent &&
 		(conn->flags & EVT_CONN_CONNECTING ||
-			!evt_output_is_empty_(&conn->unsent->output));
+			!evt_output_is_empty_(conn->unsent));
 }
 
 /* What was gathered goes out, or waits; more will follow at once if more. */
@@ -378,8 +352,8 @@ static int send_ref(struct evt_conn *conn, struct evt_piece *piece,
 		evt_done_add_(&conn->home->done, piece);
 		return 0;
 	}
-	evt_output_add_(&conn->unsent->output, piece,
-		sent > gathered ? sent - gathered : 0);
+	evt_output_add_(
+		conn->unsent, piece, sent > gathered ? sent - gathered : 0);
 	wait_for_room(conn);
 	return 0;
 }
@@ -410,7 +384,7 @@ int evt_conn_write_ref(struct evt_conn *conn, const void *data, size_t len,
 	if (evt_conn_need_unsent_(conn) == -1)
 		goto no_memory;
 	if (waits) {
-		evt_output_add_(&conn->unsent->output, piece, 0);
+		evt_output_add_(conn->unsent, piece, 0);
 		wait_for_room(conn);
 		return 0;
 	}
@@ -451,7 +425,7 @@ int evt_conn_sendfile(
 	}
 	evt_conn_touch_(conn);
 	flush(conn, true); /* if that failed, on_close tells */
-	evt_output_add_(&conn->unsent->output, piece, 0);
+	evt_output_add_(conn->unsent, piece, 0);
 	if (conn->flags &
 		(EVT_CONN_WRITING | EVT_CONN_RETRY | EVT_CONN_CONNECTING |
 			EVT_CONN_ENDED))

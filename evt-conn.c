@@ -82,8 +82,7 @@ struct evt_conn *evt_conn_new_(struct evt_home *home, struct evt_setup *setup)
 	conn->setup = setup;
 	conn->idle_ms = setup->idle_ms;
 	conn->moved_ms = conn->opened_ms = home->worker->now_ms;
-	event_assign(&conn->readable, home->worker->base, -1,
-		EV_READ | EV_PERSIST, evt_conn_on_readable_, conn);
+	conn->fd = -1;
 	return conn;
 }
 
@@ -113,8 +112,7 @@ int evt_conn_accept_(struct evt_worker *worker, int fd, struct evt_setup *setup,
 
 	if (!conn)
 		return -1;
-	event_assign(&conn->readable, worker->base, fd, EV_READ | EV_PERSIST,
-		evt_conn_on_readable_, conn);
+	conn->fd = fd;
 	conn->source = source & EVT_SOURCE_MAX;
 	evt_conn_open_(conn, &worker->counters.opened);
 	/* Often its first bytes are there, and it may be all over before
@@ -197,7 +195,7 @@ static void strip(struct evt_conn *conn)
 	evt_wheel_remove_(&home->wheel, &conn->timer);
 	if (conn->unsent) {
 		conn->flags &= ~(uint32_t)EVT_CONN_CONNECTING;
-		evt_output_clear_(&conn->unsent->output, &home->done);
+		evt_output_clear_(conn->unsent, &home->done);
 		evt_conn_free_unsent_(conn);
 	}
 	free(conn->input);
@@ -207,12 +205,14 @@ static void strip(struct evt_conn *conn)
 void evt_conn_dispose_(struct evt_conn *conn)
 {
 	const struct linger at_once = {.l_onoff = 1};
-	int fd = evt_conn_fd_(conn);
+	int fd = conn->fd;
 
 	strip(conn);
 	evt_conn_end_lingering_(conn);
-	if (conn->flags & EVT_CONN_READING)
-		event_del(&conn->readable);
+	/* What is closed is waited for no more, unless a forked child has it
+	 * open as well: see epoll(7). */
+	if (atomic_load_explicit(&evt_has_forked_, memory_order_relaxed))
+		(void)evt_conn_await_(conn, 0);
 	if (conn->flags & EVT_CONN_RESET)
 		setsockopt(
 			fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
@@ -288,7 +288,7 @@ static void finish_stream(struct evt_conn *conn)
 	if (!(conn->flags & EVT_CONN_FINISH) || conn->flags & EVT_CONN_FINISHED)
 		return;
 	conn->flags |= EVT_CONN_FINISHED;
-	if (shutdown(evt_conn_fd_(conn), SHUT_WR) == -1)
+	if (shutdown(conn->fd, SHUT_WR) == -1)
 		evt_conn_break_(conn, errno == ENOTCONN ? ECONNRESET : errno);
 }
 
@@ -452,7 +452,7 @@ static int get_name(struct evt_conn *conn, struct sockaddr_storage *addr,
 	if (!addr)
 		return evt_fail_(EINVAL, "%s without an address", call);
 	memset(addr, 0, sizeof(*addr));
-	if (ask(evt_conn_fd_(conn), (struct sockaddr *)addr, &len) == -1)
+	if (ask(conn->fd, (struct sockaddr *)addr, &len) == -1)
 		addr->ss_family = AF_UNSPEC;
 	return 0;
 }
@@ -486,8 +486,7 @@ int evt_conn_peer_uid(struct evt_conn *conn, uid_t *uid)
 		return -1;
 	if (!uid)
 		return evt_fail_(EINVAL, "evt_conn_peer_uid without a uid");
-	if (getsockopt(evt_conn_fd_(conn), SOL_SOCKET, SO_PEERCRED, &peer,
-		    &len) == -1)
+	if (getsockopt(conn->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == -1)
 		return evt_fail_(errno, "evt_conn_peer_uid");
 	/* Of another kind of socket the kernel says that it is nobody. */
 	if (peer.pid == 0)

@@ -383,6 +383,7 @@ const struct evt_pool_hooks evt_pool_hooks_ = {
 	.init = init,
 	.release = evt_home_release_,
 	.on_change = on_change,
+	.on_event = evt_home_on_event_,
 	.receive = evt_home_receive_,
 	.settle = evt_home_settle_,
 	.lose = lose,

@@ -75,9 +75,10 @@ struct evt_worker {
 	int index; /* -1: the boss */
 	pthread_t thread;
 	struct event_base *base;
-	struct event *inbox;
+	struct event *inbox;  /* the pipe; where there is poll_fd, that */
 	struct evt_pipe pipe; /* its write end: closed by the boss */
-	void *state;          /* of the pool's owner: see init; NULL without */
+	int poll_fd; /* epoll: the pipe, and what is the owner's; or -1 */
+	void *state; /* of the pool's owner: see init; NULL without */
 
 	/* The worker's thread alone; the rescuer's once lost is set. */
 	struct evt_batch batch;
@@ -85,7 +86,8 @@ struct evt_worker {
 	bool done;           /* the loop is to be left, or has been */
 	bool broken;         /* the pipe has failed */
 	bool reads_directly; /* where no event of the program's is waited for */
-	bool has_conns;      /* its state has events on the loop */
+	bool in_loop;        /* in libevent's, not in a wait of our own */
+	bool has_conns;      /* its state waits for more than the pipe */
 
 	/* The worker's thread alone: its turns, see evt_callback_begin_. */
 	int depth;        /* callbacks within callbacks */
@@ -129,6 +131,8 @@ struct evt_pool_hooks {
 	void (*release)(struct evt_worker *);
 	/* On the worker (or boss): something changed, see evt_pool_changed_. */
 	void (*on_change)(struct evt_worker *);
+	/* On the worker: something of key, on its poll_fd. */
+	void (*on_event)(struct evt_worker *, uint64_t key, uint32_t events);
 	/* On the worker: CONN_TASK or SEND has arrived. */
 	void (*receive)(struct evt_worker *, struct evt_record *);
 	/* On the worker, at the end of each turn. */
@@ -204,6 +208,11 @@ struct evt_pool {
 	_Atomic(struct evt_pool *) next; /* that have been in evt_pool_run */
 };
 
+/* The keys of events on a worker's poll_fd; the owner's others are above. */
+#define EVT_KEY_INBOX  0
+#define EVT_KEY_TIMER  1
+#define EVT_POLL_BATCH 64
+
 /* evt-worker.c: one thread, its loop and its inbox. */
 
 #define EVT_HIDDEN_ __attribute__((visibility("hidden")))
@@ -211,6 +220,10 @@ struct evt_pool {
 
 extern EVT_HIDDEN_ _Thread_local struct evt_worker *evt_self_;
 extern EVT_HIDDEN_ atomic_bool evt_is_forked_;
+
+/* A child was forked while library threads ran, and may have what is ours open
+ * as well: closing a descriptor does not take it out of an epoll instance. */
+extern EVT_HIDDEN_ atomic_bool evt_has_forked_;
 
 /* The worker or boss that the caller runs on, NULL elsewhere. */
 static inline struct evt_worker *evt_thread_self_(void)
@@ -227,6 +240,9 @@ static inline bool evt_forked_(void)
 /* The loop and the pipe; the thread comes later. errno, and no line. */
 int evt_worker_init_(struct evt_worker *, struct evt_pool *, int index);
 void evt_worker_free_(struct evt_worker *);
+
+/* Has the owner's on_event called with key when fd is readable: 0, or -1. */
+int evt_worker_watch_(struct evt_worker *, int fd, uint64_t key);
 
 /* Starts the thread with main(arg): 0 or an error number. */
 int evt_worker_start_(struct evt_worker *, void *(*main)(void *), void *arg);

@@ -29,6 +29,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <time.h>
@@ -36,6 +37,7 @@
 
 _Thread_local struct evt_worker *evt_self_;
 atomic_bool evt_is_forked_;
+atomic_bool evt_has_forked_;
 
 /* Library threads that run, for the child of a fork. */
 static atomic_int nr_threads;
@@ -48,6 +50,11 @@ static void after_fork_in_child(void)
 	atomic_store(&evt_is_forked_, true);
 	evt_self_ = NULL;
 	evt_log_after_fork_();
+}
+
+static void after_fork_in_parent(void)
+{
+	atomic_store(&evt_has_forked_, true);
 }
 
 /* Setting up */
@@ -121,6 +128,52 @@ static struct event_base *new_base(void)
 }
 
 static void on_inbox(evutil_socket_t fd, short what, void *arg);
+static void on_poll(evutil_socket_t fd, short what, void *arg);
+
+int evt_worker_watch_(struct evt_worker *worker, int fd, uint64_t key)
+{
+	struct epoll_event event = {.events = EPOLLIN, .data.u64 = key};
+
+	return epoll_ctl(worker->poll_fd, EPOLL_CTL_ADD, fd, &event);
+}
+
+static void close_poll(struct evt_worker *worker)
+{
+	int error = errno;
+
+	if (worker->poll_fd != -1)
+		close(worker->poll_fd);
+	worker->poll_fd = -1;
+	errno = error;
+}
+
+static int open_poll(struct evt_worker *worker)
+{
+	worker->poll_fd = evt_net_above_stdio_(epoll_create1(EPOLL_CLOEXEC));
+	if (worker->poll_fd == -1)
+		return -1;
+	if (evt_worker_watch_(worker, worker->pipe.read_fd, EVT_KEY_INBOX) == 0)
+		return 0;
+	close_poll(worker);
+	return -1;
+}
+
+/* What the loop waits for on its own account. */
+static int add_inbox(struct evt_worker *worker)
+{
+	bool polls = worker->poll_fd != -1;
+
+	errno = ENOMEM; /* what libevent does not say */
+	worker->inbox = event_new(worker->base,
+		polls ? worker->poll_fd : worker->pipe.read_fd,
+		EV_READ | EV_PERSIST, polls ? on_poll : on_inbox, worker);
+	if (!worker->inbox)
+		return -1;
+	if (event_add(worker->inbox, NULL) == 0)
+		return 0;
+	event_free(worker->inbox);
+	return -1;
+}
 
 int evt_worker_init_(
 	struct evt_worker *worker, struct evt_pool *pool, int index)
@@ -129,26 +182,26 @@ int evt_worker_init_(
 	worker->pool = pool;
 	worker->index = index;
 	atomic_init(&worker->serving, -1);
+	worker->poll_fd = -1;
 	if (evt_pipe_open_(&worker->pipe) == -1)
 		return -1;
+	if (pool->hooks->on_event && index != -1 && open_poll(worker) == -1)
+		goto no_poll;
 	worker->base = new_base();
 	if (!worker->base)
 		goto no_base;
-	errno = ENOMEM;
-	worker->inbox = event_new(worker->base, worker->pipe.read_fd,
-		EV_READ | EV_PERSIST, on_inbox, worker);
-	if (!worker->inbox)
-		goto no_event;
-	if (event_add(worker->inbox, NULL) == -1)
-		goto not_added;
+	if (add_inbox(worker) == -1)
+		goto no_inbox;
 	if (pool->hooks->init && pool->hooks->init(worker) == -1)
-		goto not_added;
+		goto no_state;
 	return 0;
-not_added:
+no_state:
 	event_free(worker->inbox);
-no_event:
+no_inbox:
 	event_base_free(worker->base);
 no_base:
+	close_poll(worker);
+no_poll:
 	evt_pipe_close_(&worker->pipe);
 	return -1;
 }
@@ -160,6 +213,7 @@ void evt_worker_free_(struct evt_worker *worker)
 	event_free(worker->inbox);
 	event_base_free(worker->base);
 	worker->base = NULL; /* a log hook may still ask for it */
+	close_poll(worker);
 	/* A stop may still be asked for, which wakes the boss. */
 	if (worker->index != -1 || !worker->pool->owned)
 		evt_pipe_close_(&worker->pipe);
@@ -184,7 +238,7 @@ static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
 
 static void register_fork_handler(void)
 {
-	pthread_atfork(NULL, NULL, after_fork_in_child);
+	pthread_atfork(NULL, after_fork_in_parent, after_fork_in_child);
 }
 
 int evt_worker_start_(
@@ -210,7 +264,7 @@ int evt_worker_start_(
 /* True for a worker on whose base the program has no event. */
 static bool has_nothing_but_inbox(const struct evt_worker *worker)
 {
-	return worker->reads_directly && !worker->has_conns &&
+	return worker->reads_directly &&
 		event_base_get_num_events(worker->base,
 			EVENT_BASE_COUNT_ACTIVE | EVENT_BASE_COUNT_ADDED) == 1;
 }
@@ -273,7 +327,9 @@ void evt_callback_end_(struct evt_worker *worker, int state)
 	worker->depth--;
 	if (worker->index == -1 && is_to_stop(worker->pool))
 		worker->done = true;
-	if (worker->done || worker->broken || has_nothing_but_inbox(worker))
+	if (worker->in_loop &&
+		(worker->done || worker->broken ||
+			has_nothing_but_inbox(worker)))
 		event_base_loopbreak(worker->base);
 	pthread_setcancelstate(state, NULL);
 }
@@ -418,6 +474,36 @@ static void on_inbox(evutil_socket_t fd, short what, void *arg)
 	serve_inbox(arg);
 }
 
+/* Waits for what there is on poll_fd, and sees to it. */
+static void poll_once(struct evt_worker *worker, int timeout_ms)
+{
+	struct epoll_event events[EVT_POLL_BATCH];
+	int nr = epoll_wait(
+		worker->poll_fd, events, EVT_POLL_BATCH, timeout_ms);
+	int state;
+	int i;
+
+	if (nr == -1 && errno != EINTR)
+		worker->broken = true;
+	/* Nobody cancels it while it is at work. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	for (i = 0; i < nr; i++) {
+		if (events[i].data.u64 == EVT_KEY_INBOX)
+			serve_inbox(worker);
+		else
+			worker->pool->hooks->on_event(
+				worker, events[i].data.u64, events[i].events);
+	}
+	pthread_setcancelstate(state, NULL);
+}
+
+static void on_poll(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	poll_once(arg, 0);
+}
+
 void evt_thread_enter_(struct evt_worker *worker)
 {
 	char name[16]; /* as long as the kernel takes: see prctl(2) */
@@ -468,10 +554,16 @@ int evt_worker_run_(struct evt_worker *worker)
 	/* The program may break its loop out of habit; it goes on. */
 	while (result == 0 && goes_on(worker)) {
 		pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
-		while (goes_on(worker) && has_nothing_but_inbox(worker))
-			serve_inbox(worker);
+		while (goes_on(worker) && has_nothing_but_inbox(worker)) {
+			if (worker->has_conns)
+				poll_once(worker, -1);
+			else
+				serve_inbox(worker);
+		}
+		worker->in_loop = true;
 		if (goes_on(worker))
 			result = event_base_loop(worker->base, 0);
+		worker->in_loop = false;
 		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
 	}
 	return worker->done ? 0 : -1;
