@@ -36,7 +36,7 @@ deps:
 deps-ci:
 	@CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' .ci/deps build ci
 
-## deps-bench: ... and what only bench needs (today: nothing more than deps)
+## deps-bench: ... and what only bench needs: libuv, to compare with
 deps-bench:
 	@CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' .ci/deps build bench
 
@@ -66,7 +66,10 @@ manuals  := $(wildcard man/*.[1-8])
 suites   := $(patsubst test/%.c,%,$(sort $(wildcard test/test_*.c)))
 programs := $(patsubst %.c,$P%,$(wildcard test/evt_test.c test/flooder.c))
 examples := $(patsubst %.c,$P%,$(sort $(wildcard examples/*.c)))
-benches  := $(patsubst %.c,$P%,$(sort $(wildcard bench/*.c)))
+# One of the benchmark's peers is built only where libuv is.
+uv_libs  := $(shell $(PKG_CONFIG) --libs libuv 2>/dev/null)
+benches  := $(patsubst %.c,$P%,$(filter-out $(if $(uv_libs),,%/peer-libuv.c),\
+	$(sort $(wildcard bench/*.c))))
 helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/evt_test.c \
 	test/flooder.c,$(sort $(wildcard test/*.c)))
 c_files  := $(sort $(wildcard evt-*.[ch] test/*.[ch] examples/*.[ch] \
@@ -197,7 +200,9 @@ $Plibevtserver.so: $P$(soname)
 $(programs) $(examples) $(benches): $P%: $B/obj/%.o $(static)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$Q$(link) -pie -Wl,-z,nodlopen -o $@ $< $(static) $(event_libs)
+	$Q$(link) -pie -Wl,-z,nodlopen -o $@ $< $(static) $(event_libs) \
+		$(more_libs)
+$Pbench/peer-libuv: more_libs = $(uv_libs)
 
 # A suite asks for wrapped calls at its top: /* wrap: socket bind accept4 */
 # Allocations are wrapped in all of them: test/ledger.c counts and fails them.
@@ -254,9 +259,10 @@ FLOOD ?= 10000
 flood: $(programs)
 	@EVT_FLOOD=$(FLOOD) test/evt_test
 
-## bench: compare with a bare server and a polling one
+## bench: compare with bare servers and with peers (ROUNDS=3: a quick look)
 bench: $(benches) $(programs)
 	@bench/run
+	@bench/conns
 
 # ---- Reading the source -----------------------------------------------------
 
