@@ -25,6 +25,7 @@
 
 #define EVT_READ_BYTES   65536 /* the buffer that all of a worker share */
 #define EVT_GATHER_BYTES 16384 /* of small writes, sent together */
+#define EVT_PAGE         4096
 
 /* What the connections of one evt_listen have in common, or what one of
  * evt_connect has for itself. -1 and SIZE_MAX: no limit. */
@@ -153,8 +154,10 @@ struct evt_home {
 	bool ticking;     /* it is set */
 	uint32_t tick_ms; /* for when, while ticking */
 
-	char gather[EVT_GATHER_BYTES];
-	char buffer[EVT_READ_BYTES];
+	/* Both at the beginning of a page: the kernel copies faster there. */
+	char *gather; /* EVT_GATHER_BYTES */
+	char *buffer; /* EVT_READ_BYTES */
+	char memory[EVT_GATHER_BYTES + EVT_READ_BYTES + EVT_PAGE];
 };
 
 static inline struct evt_counters *evt_conn_counters_(struct evt_conn *conn)

@@ -32,7 +32,7 @@ static int throw_away(struct evt_conn *conn)
 	ssize_t len;
 
 	do
-		len = recv(conn->fd, home->buffer, sizeof(home->buffer), 0);
+		len = recv(conn->fd, home->buffer, EVT_READ_BYTES, 0);
 	while (len == -1 && errno == EINTR);
 	if (len <= 0)
 		return (int)len;

@@ -75,7 +75,6 @@ void evt_home_on_event_(
 {
 	struct evt_home *home = worker->state;
 	struct evt_conn *conn;
-	int state;
 
 	if (key == EVT_KEY_TIMER) {
 		evt_home_tick_(home);
@@ -84,7 +83,7 @@ void evt_home_on_event_(
 	conn = conn_of(home, key);
 	if (!conn)
 		return;
-	state = evt_callback_begin_(worker);
+	evt_turn_begin_(worker);
 	on_ready(conn, events);
-	evt_callback_end_(worker, state);
+	evt_turn_end_(worker);
 }

@@ -242,7 +242,6 @@ void evt_home_tick_(struct evt_home *home)
 	struct evt_timer *fired = NULL;
 	uint64_t ticks;
 	bool in_turn = false;
-	int state = 0;
 
 	if (read(home->tick_fd, &ticks, sizeof(ticks)) == -1)
 		return;         /* it was set anew meanwhile */
@@ -258,14 +257,14 @@ void evt_home_tick_(struct evt_home *home)
 			continue;
 		}
 		if (!in_turn)
-			state = evt_callback_begin_(home->worker);
+			evt_turn_begin_(home->worker);
 		in_turn = true;
 		look(conn, now_ms, true);
 		if (!goes && !(conn->flags & EVT_CONN_ENDED))
 			schedule(conn, now_ms);
 	}
 	if (in_turn)
-		evt_callback_end_(home->worker, state);
+		evt_turn_end_(home->worker);
 	set_tick(home, (uint32_t)evt_now_ms_());
 }
 

@@ -37,7 +37,10 @@ int evt_home_init_(struct evt_worker *worker)
 	home = malloc(sizeof(*home));
 	if (!home)
 		return -1;
-	memset(home, 0, offsetof(struct evt_home, gather));
+	memset(home, 0, offsetof(struct evt_home, memory));
+	home->gather = home->memory + (size_t) -
+		(uintptr_t)home->memory % EVT_PAGE;
+	home->buffer = home->gather + EVT_GATHER_BYTES;
 	home->worker = worker;
 	evt_slots_init_(&home->slots, sizeof(struct evt_conn));
 	event_assign(&home->deferred, worker->base, -1, 0, on_deferred, home);

@@ -290,6 +290,10 @@ void evt_worker_serving_(struct evt_worker *, int fd);
 int evt_callback_begin_(struct evt_worker *);
 void evt_callback_end_(struct evt_worker *, int state);
 
+/* The same where cancelling is off already: in on_event. */
+void evt_turn_begin_(struct evt_worker *);
+void evt_turn_end_(struct evt_worker *);
+
 /* Has no record in its pipe. On the worker. */
 bool evt_worker_is_empty_(const struct evt_worker *);
 

@@ -299,13 +299,18 @@ static void end_turn(struct evt_worker *worker)
 			&worker->turn, turn + 1, memory_order_relaxed);
 }
 
+void evt_turn_begin_(struct evt_worker *worker)
+{
+	if (worker->depth++ == 0 && worker->pool->owned)
+		begin_turn(worker);
+}
+
 int evt_callback_begin_(struct evt_worker *worker)
 {
 	int state;
 
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-	if (worker->depth++ == 0 && worker->pool->owned)
-		begin_turn(worker);
+	evt_turn_begin_(worker);
 	return state;
 }
 
@@ -317,7 +322,7 @@ static bool is_to_stop(struct evt_pool *pool)
 	return evt_pool_phase_(pool) >= EVT_POOL_STOPPING;
 }
 
-void evt_callback_end_(struct evt_worker *worker, int state)
+void evt_turn_end_(struct evt_worker *worker)
 {
 	if (worker->depth == 1 && worker->pool->owned) {
 		if (worker->state)
@@ -331,6 +336,11 @@ void evt_callback_end_(struct evt_worker *worker, int state)
 		(worker->done || worker->broken ||
 			has_nothing_but_inbox(worker)))
 		event_base_loopbreak(worker->base);
+}
+
+void evt_callback_end_(struct evt_worker *worker, int state)
+{
+	evt_turn_end_(worker);
 	pthread_setcancelstate(state, NULL);
 }
 
