@@ -275,6 +275,13 @@ void evt_worker_run_at_stop_(struct evt_worker *);
 /* Runs fn(arg) when the worker leaves its loop: 0 or an error number. */
 int evt_worker_at_stop_(struct evt_worker *, void (*fn)(void *), void *arg);
 
+/* Calls on_worker_start or _stop. */
+void evt_worker_run_hook_(
+	struct evt_worker *, void (*hook)(struct evt_worker *, void *arg));
+
+/* On a worker (arg) whose loop has failed, or whose thread is being ended. */
+void evt_worker_lose_(void *arg);
+
 /* Passes on what lies in the pipe of a lost worker. Any thread. */
 void evt_worker_rescue_(struct evt_worker *);
 
