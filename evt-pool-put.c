@@ -81,7 +81,7 @@ static inline int put_to(
 		return ENXIO;
 	if (evt_pipe_put_(&worker->pipe, record) == -1)
 		return errno;
-	/* With lose_thread, which says that it is lost and then empties the
+	/* With evt_worker_lose_, which says that it is lost and then empties the
 	 * pipe: either it finds this record, or, the pipe's own lock being
 	 * between the two, it is seen here that it is lost. The boss's tasks
 	 * are for its own loop alone. */

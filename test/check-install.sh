@@ -55,6 +55,23 @@ ldd install_test | grep -q libevtserver && {
 	exit 1
 }
 
+# The programs of the README, in its order: C, C++, and the classic one, which
+# does not use all of its arguments.
+echo "  the README's programs"
+awk '/^\t#include/ { n++; in_it = 1 }
+	in_it && /^[^\t]/ { in_it = 0 }
+	in_it { print substr($0, 2) > ("readme" n ".c") }' "$top/README"
+# shellcheck disable=SC2086
+{
+	$CC -std=c99 $warnings -Wno-unused-parameter $cflags -c readme1.c
+	$CC -std=c11 $warnings -Wno-unused-parameter $cflags -o readme1 \
+		readme1.c $shared
+	$CXX -x c++ -std=c++11 $warnings $cflags -o readme2 readme2.c \
+		-x none $shared
+	$CC -std=c11 $warnings -Wno-unused-parameter -Wno-unused-result \
+		-D_GNU_SOURCE $cflags -o readme3 readme3.c $shared
+}
+
 echo "  examples/classic-threads.c"
 # shellcheck disable=SC2086
 $CC -std=c11 $warnings -D_GNU_SOURCE $cflags -o classic-threads \
