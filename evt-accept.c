@@ -126,17 +126,6 @@ static void on_resume(evutil_socket_t fd, short what, void *arg)
 	evt_callback_end_(acceptor->worker, state);
 }
 
-/* A timer that has been pending once has its place in the heap, and can be
- * added again when there is no memory. */
-static int reserve_timer(struct event *timer)
-{
-	const struct timeval hour = {.tv_sec = 3600};
-
-	if (event_add(timer, &hour) == -1)
-		return -1;
-	return event_del(timer);
-}
-
 static void free_events(struct evt_acceptor *acceptor)
 {
 	if (acceptor->ready)
@@ -153,7 +142,7 @@ static int watch(struct evt_acceptor *acceptor, struct event_base *base)
 		EV_READ | EV_PERSIST, on_ready, acceptor);
 	acceptor->resume = event_new(base, -1, 0, on_resume, acceptor);
 	if (acceptor->ready && acceptor->resume &&
-		reserve_timer(acceptor->resume) == 0 &&
+		evt_timer_reserve_(acceptor->resume) == 0 &&
 		event_add(acceptor->ready, NULL) == 0)
 		return 0;
 	acceptor->error = errno;
@@ -350,7 +339,7 @@ static void pause_accepting(struct evt_acceptor *acceptor, int error)
 void evt_acceptor_pause_(
 	struct evt_acceptor *acceptor, const char *why, bool wait)
 {
-	if (atomic_load(&acceptor->paused))
+	if (acceptor->broken || atomic_load(&acceptor->paused))
 		return;
 	if (begin_episode(acceptor))
 		evt_log_(EVT_LOG_WARN, "accepting on %s pauses: %s",

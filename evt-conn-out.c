@@ -53,12 +53,12 @@ static void on_gone(struct evt_setup *setup, uint32_t source)
 	free(setup);
 }
 
-/* The time that this address may take: its share of what is left. */
+/* The time that the next address may take: its share of what is left. */
 static void share_time(struct evt_conn *conn, struct outgoing *out)
 {
 	uint32_t now_ms = conn->home->worker->now_ms;
 	int32_t left = (int32_t)(out->until_ms - now_ms);
-	int others = out->nr - out->next;
+	int others = out->nr - out->next - 1;
 
 	if (!out->has_end) {
 		out->this_until_ms = now_ms + INT32_MAX;
@@ -114,23 +114,24 @@ static int try_one(struct evt_conn *conn, const struct address *address)
 }
 
 /* The next address that is not refused at once; if there is none, the
- * connection ends with error, or the last one's. */
-static void try_next(struct evt_conn *conn, int error)
+ * connection ends with error, or the last one's. again: the first is one that
+ * had no room, whose time runs already. */
+static void try_next(struct evt_conn *conn, int error, bool again)
 {
 	struct outgoing *out = outgoing_of(conn);
 
 	while (out->next < out->nr) {
 		struct address *address = &out->addresses[out->next];
 
+		if (!again)
+			share_time(conn, out);
+		again = false;
 		error = try_one(conn, address);
-		if (error == EAGAIN) {
+		if (error == EAGAIN)
 			conn->flags |= EVT_CONN_RETRY;
-			evt_conn_schedule_(conn);
-			return;
-		}
-		out->next++;
-		share_time(conn, out);
-		if (error)
+		else
+			out->next++;
+		if (error && error != EAGAIN)
 			continue;
 		evt_conn_schedule_(conn);
 		return;
@@ -143,6 +144,8 @@ static void set_out(struct evt_conn *conn)
 	conn->flags &= ~(uint32_t)EVT_CONN_CONNECTING;
 	evt_conn_open_(conn, &evt_conn_counters_(conn)->connected);
 	evt_conn_send_(conn); /* what was written meanwhile */
+	if (conn->home->draining)
+		evt_conn_tell_stop_(conn);
 }
 
 void evt_conn_connecting_(struct evt_conn *conn)
@@ -159,7 +162,7 @@ void evt_conn_connecting_(struct evt_conn *conn)
 		return;
 	}
 	unwatch(conn);
-	try_next(conn, error);
+	try_next(conn, error, false);
 }
 
 void evt_conn_connect_timeout_(struct evt_conn *conn)
@@ -172,13 +175,13 @@ void evt_conn_connect_timeout_(struct evt_conn *conn)
 	if (conn->flags & EVT_CONN_RETRY) /* of this one it has had enough */
 		out->next++;
 	conn->flags &= ~(uint32_t)EVT_CONN_RETRY;
-	try_next(conn, ETIMEDOUT);
+	try_next(conn, ETIMEDOUT, false);
 }
 
 void evt_conn_connect_retry_(struct evt_conn *conn)
 {
 	if (!(conn->flags & EVT_CONN_OVER))
-		try_next(conn, EAGAIN);
+		try_next(conn, EAGAIN, true);
 }
 
 /* evt-conn.h */
@@ -242,8 +245,7 @@ static struct evt_conn *start(
 	}
 	if (worker->depth == 0) /* outside of a turn its time is the last's */
 		worker->now_ms = (uint32_t)evt_now_ms_();
-	share_time(conn, out);
-	try_next(conn, EINVAL);
+	try_next(conn, EINVAL, false);
 	return conn;
 }
 

@@ -20,7 +20,9 @@ void evt_conn_tell_stop_(struct evt_conn *conn)
 
 	if (conn->flags & EVT_CONN_LINGERING)
 		evt_conn_hasten_(conn);
-	if (conn->flags & (EVT_CONN_CLOSED | EVT_CONN_STOP_TOLD))
+	/* One that is connecting is told once it is open. */
+	if (conn->flags &
+		(EVT_CONN_CLOSED | EVT_CONN_STOP_TOLD | EVT_CONN_CONNECTING))
 		return;
 	if (setup->handlers.on_stop) {
 		conn->flags |= EVT_CONN_STOP_TOLD;

@@ -24,9 +24,10 @@
 
 #define RETRY_MS 10
 
+/* Both are rounded down: when_ms itself is up to a millisecond too early. */
 static bool is_reached(uint32_t when_ms, uint32_t now_ms)
 {
-	return (int32_t)(now_ms - when_ms) >= 0;
+	return (int32_t)(now_ms - when_ms) > 0;
 }
 
 static bool waits_for_first_byte(const struct evt_conn *conn)
@@ -45,7 +46,7 @@ static bool stands_in_line(const struct evt_conn *conn)
 static void consider(uint32_t when_ms, uint32_t now_ms, uint32_t *delay)
 {
 	int32_t left = (int32_t)(when_ms - now_ms);
-	uint32_t ms = left > 0 ? (uint32_t)left : 1;
+	uint32_t ms = left > 0 ? (uint32_t)left + 1 : 1;
 
 	if (*delay == 0 || ms < *delay)
 		*delay = ms;
@@ -291,6 +292,9 @@ void evt_home_end_time_(struct evt_home *home)
 int evt_conn_set_timeout(
 	struct evt_conn *conn, enum evt_timeout timeout, int ms)
 {
+	/* Not that of the turn, in which much may have happened. */
+	uint32_t now_ms = (uint32_t)evt_now_ms_();
+
 	if (evt_conn_check_(conn, "evt_conn_set_timeout") == -1)
 		return -1;
 	if (ms < -1 || ms == 0 ||
@@ -304,13 +308,13 @@ int evt_conn_set_timeout(
 	}
 	if (timeout == EVT_TIMEOUT_IDLE) {
 		conn->idle_ms = ms;
-		conn->moved_ms = home_now_ms(conn->home);
+		conn->moved_ms = now_ms;
 	} else if (ms == -1) {
 		conn->flags &= ~(uint32_t)EVT_CONN_HAS_DEADLINE;
 	} else {
-		conn->deadline_ms = home_now_ms(conn->home) + (uint32_t)ms;
+		conn->deadline_ms = now_ms + (uint32_t)ms;
 		conn->flags |= EVT_CONN_HAS_DEADLINE;
 	}
-	evt_conn_schedule_(conn);
+	schedule(conn, now_ms);
 	return 0;
 }

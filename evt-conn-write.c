@@ -90,7 +90,9 @@ static void note_sent(struct evt_conn *conn, size_t len)
 {
 	if (len == 0)
 		return;
-	conn->moved_ms = conn->home->worker->now_ms;
+	/* Not that of the turn: this callback may have taken long, and outside
+	 * of one that is the last's. */
+	conn->moved_ms = (uint32_t)evt_now_ms_();
 	evt_count_(&evt_conn_counters_(conn)->bytes_out, (unsigned long)len);
 }
 
@@ -112,15 +114,17 @@ static bool may_retry(struct evt_conn *conn, int error)
 
 void evt_conn_send_(struct evt_conn *conn)
 {
-	ssize_t sent;
+	size_t sent;
+	int error = 0;
 
 	if (!conn->unsent || conn->flags & EVT_CONN_ENDED)
 		return;
-	sent = evt_output_send_(conn->unsent, conn->fd, &conn->home->done);
-	if (sent == -1 && !may_retry(conn, errno))
+	if (evt_output_send_(
+		    conn->unsent, conn->fd, &conn->home->done, &sent) == -1)
+		error = errno;
+	note_sent(conn, sent);
+	if (error && !may_retry(conn, error))
 		return;
-	if (sent > 0)
-		note_sent(conn, (size_t)sent);
 	note_room(conn);
 	if (!evt_output_is_empty_(conn->unsent))
 		wait_for_room(conn);
@@ -307,7 +311,7 @@ int evt_conn_write(struct evt_conn *conn, const void *data, size_t len)
 int evt_conn_printf(struct evt_conn *conn, const char *format, ...)
 {
 	char text[1024];
-	char *long_text = NULL;
+	char *long_text;
 	va_list args;
 	int result;
 	int len;
@@ -323,11 +327,12 @@ int evt_conn_printf(struct evt_conn *conn, const char *format, ...)
 		return evt_fail_(EINVAL, "evt_conn_printf");
 	if ((size_t)len < sizeof(text))
 		return evt_conn_write(conn, text, (size_t)len);
-	va_start(args, format);
-	len = vasprintf(&long_text, format, args);
-	va_end(args);
-	if (len < 0)
+	long_text = malloc((size_t)len + 1);
+	if (!long_text)
 		return evt_fail_(ENOMEM, "evt_conn_printf");
+	va_start(args, format);
+	len = vsnprintf(long_text, (size_t)len + 1, format, args);
+	va_end(args);
 	result = evt_conn_write(conn, long_text, (size_t)len);
 	free(long_text);
 	return result;
@@ -345,17 +350,21 @@ static int send_ref(struct evt_conn *conn, struct evt_piece *piece,
 	parts[nr].iov_base = (char *)(uintptr_t)data;
 	parts[nr].iov_len = len;
 	sent = send_parts(conn, parts, nr + 1, false);
-	if (sent < gathered && !(conn->flags & EVT_CONN_ENDED) &&
-		queue(conn, parts, 1, sent) == -1)
-		sent = gathered + len; /* it is over: so is this piece */
 	if (sent == gathered + len || conn->flags & EVT_CONN_ENDED) {
 		evt_done_add_(&conn->home->done, piece);
 		return 0;
 	}
-	evt_output_add_(
-		conn->unsent, piece, sent > gathered ? sent - gathered : 0);
+	if (sent < gathered && queue(conn, parts, 1, sent) == -1)
+		goto refused;
+	sent = sent > gathered ? sent - gathered : 0;
+	if (overflows(conn, len - sent))
+		goto refused;
+	evt_output_add_(conn->unsent, piece, sent);
 	wait_for_room(conn);
 	return 0;
+refused: /* the connection ends of it, and done is not called */
+	free(piece);
+	return -1;
 }
 
 int evt_conn_write_ref(struct evt_conn *conn, const void *data, size_t len,
@@ -369,6 +378,8 @@ int evt_conn_write_ref(struct evt_conn *conn, const void *data, size_t len,
 	if ((!data && len > 0) || len > SSIZE_MAX)
 		return evt_fail_(
 			EINVAL, "evt_conn_write_ref of %zu bytes", len);
+	if (!data)
+		data = ""; /* NULL goes to no memcpy, nor is it added to */
 	waits = must_wait(conn);
 	if (waits && overflows(conn, len))
 		return -1;
@@ -417,6 +428,10 @@ int evt_conn_sendfile(
 	error = check_file(fd, offset, len);
 	if (error)
 		return evt_fail_(error, "evt_conn_sendfile of %d", fd);
+	if (len == 0) { /* nor may MSG_MORE keep back what is before it */
+		close(fd);
+		return 0;
+	}
 	piece = evt_output_file_(fd, offset, len);
 	if (!piece || evt_conn_need_unsent_(conn) == -1) {
 		free(piece);

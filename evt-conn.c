@@ -16,6 +16,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#define ROUNDS_A_TURN 10000 /* then the rest waits: others have their turn */
+
 /* The home */
 
 static void on_deferred(evutil_socket_t fd, short what, void *arg)
@@ -38,13 +40,15 @@ int evt_home_init_(struct evt_worker *worker)
 	if (!home)
 		return -1;
 	memset(home, 0, offsetof(struct evt_home, memory));
-	home->gather = home->memory + (size_t) -
+	home->gather = home->memory + EVT_PAGE -
 		(uintptr_t)home->memory % EVT_PAGE;
 	home->buffer = home->gather + EVT_GATHER_BYTES;
 	home->worker = worker;
 	evt_slots_init_(&home->slots, sizeof(struct evt_conn));
 	event_assign(&home->deferred, worker->base, -1, 0, on_deferred, home);
-	if (evt_home_init_time_(home) == -1) {
+	errno = ENOMEM; /* what libevent does not say */
+	if (evt_timer_reserve_(&home->deferred) == -1 ||
+		evt_home_init_time_(home) == -1) {
 		free(home);
 		return -1;
 	}
@@ -128,6 +132,12 @@ int evt_conn_accept_(struct evt_worker *worker, int fd, struct evt_setup *setup,
 
 /* Marking */
 
+static void defer(struct evt_home *home)
+{
+	home->is_deferred = true;
+	event_active(&home->deferred, EV_TIMEOUT, 1);
+}
+
 void evt_conn_touch_(struct evt_conn *conn)
 {
 	struct evt_home *home = conn->home;
@@ -143,8 +153,7 @@ void evt_conn_touch_(struct evt_conn *conn)
 	home->last_touched = conn;
 	if (home->worker->depth > 0 || home->is_deferred)
 		return;
-	home->is_deferred = true;
-	event_active(&home->deferred, EV_TIMEOUT, 1);
+	defer(home);
 }
 
 void evt_conn_fail_(struct evt_conn *conn, enum evt_reason reason, int error)
@@ -152,6 +161,9 @@ void evt_conn_fail_(struct evt_conn *conn, enum evt_reason reason, int error)
 	if (conn->flags & (EVT_CONN_ENDED | EVT_CONN_CLOSED))
 		return;
 	conn->flags |= EVT_CONN_ENDED;
+	/* Half an answer with a clean end would pass for a whole one. */
+	if (reason == EVT_REASON_FAILED)
+		conn->flags |= EVT_CONN_RESET;
 	conn->reason = (unsigned)reason & 7u;
 	conn->error = (unsigned)error & 0xffu;
 	evt_conn_touch_(conn);
@@ -356,6 +368,8 @@ void evt_home_settle_(struct evt_worker *worker)
 {
 	struct evt_home *home = worker->state;
 	struct evt_conn *conn;
+	const struct timeval at_once = {0};
+	int rounds = 0;
 
 	do {
 		if (home->gatherer)
@@ -364,7 +378,11 @@ void evt_home_settle_(struct evt_worker *worker)
 		conn = next_touched(home);
 		if (conn)
 			settle(conn);
-	} while (conn || home->gatherer || home->done.first);
+	} while ((conn || home->gatherer || home->done.first) &&
+		++rounds < ROUNDS_A_TURN);
+	/* After the others, so by a timer, whose place is reserved. */
+	if (rounds == ROUNDS_A_TURN && !home->is_deferred)
+		home->is_deferred = event_add(&home->deferred, &at_once) == 0;
 	if (home->first_lingering)
 		evt_home_look_at_line_(home);
 	if (home->draining)

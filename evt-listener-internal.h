@@ -39,6 +39,7 @@ struct evt_listener {
 	int64_t ready_us; /* when the last one was */
 	int nr_held;      /* accepted, but not in a pipe yet */
 	struct evt_placed held[EVT_LISTENER_BATCH];
+	bool is_choosing; /* the next of them is in the hands of choose */
 
 	struct evt_acceptor sockets[];
 };

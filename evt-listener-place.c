@@ -46,12 +46,15 @@ static int free_from(struct evt_listener *listener, unsigned index)
 static unsigned long load_of(struct evt_listener *listener, int index)
 {
 	struct evt_worker *worker = &listener->pool->workers[index];
-	unsigned long load = worker->assigned -
-		atomic_load_explicit(&worker->delivered, memory_order_relaxed) +
-		atomic_load_explicit(
-			&worker->counters.open, memory_order_relaxed);
+	unsigned long load = atomic_load_explicit(
+		&worker->counters.open, memory_order_relaxed);
+	unsigned long delivered = atomic_load_explicit(
+		&worker->delivered, memory_order_relaxed);
 	int i;
 
+	/* It may have got more than it was sent: those of a lost worker. */
+	if (worker->assigned > delivered)
+		load += worker->assigned - delivered;
 	for (i = 0; i < listener->nr_held; i++)
 		load += listener->held[i].worker == index;
 	return load;
@@ -109,16 +112,19 @@ bool evt_listener_place_(struct evt_listener *listener, int conn,
 	uint32_t source, const struct sockaddr *peer)
 {
 	struct evt_placed *placed = &listener->held[listener->nr_held];
-	int worker = choose(listener, peer);
+	int worker;
 
-	if (worker == -1)
-		return false;
-	placed->worker = worker;
 	placed->record = (struct evt_record){.kind = EVT_RECORD_CONN,
 		.fd = conn,
 		.generation = source,
 		.queued_us = (uint32_t)listener->pool->boss.now_us,
 		.arg = listener};
+	listener->is_choosing = true; /* it may end this thread */
+	worker = choose(listener, peer);
+	listener->is_choosing = false;
+	if (worker == -1)
+		return false;
+	placed->worker = worker;
 	listener->nr_held++;
 	return true;
 }

@@ -57,11 +57,25 @@ static bool has_place(struct evt_listener *listener)
 static bool take_place(struct evt_listener *listener)
 {
 	int max = listener->options.max_conns;
+	int now = atomic_load(&listener->nr_conns);
 
-	if (atomic_fetch_add(&listener->nr_conns, 1) < max || max == -1)
-		return true;
+	/* Never above it, not even for a moment: another socket of the group
+	 * would pause for what is no connection. */
+	do
+		if (max != -1 && now >= max)
+			return false;
+	while (!atomic_compare_exchange_weak(
+		&listener->nr_conns, &now, now + 1));
+	return true;
+}
+
+/* Taken, and nobody came: a socket of the group may have paused for it. Not
+ * after a shortage, of which a nudge would make a spin. */
+static void give_place_back(struct evt_listener *listener, int error)
+{
 	on_gone(&listener->setup, EVT_SOURCE_NONE);
-	return false;
+	if (listener->options.reuseport && error == EAGAIN)
+		evt_pool_nudge_(listener->pool);
 }
 
 /* Accepting */
@@ -73,11 +87,19 @@ static void report_error(struct evt_listener *listener, int error)
 			listener, error, listener->setup.arg);
 }
 
-static void pause_for_room(
-	struct evt_listener *listener, struct evt_acceptor *acceptor)
+/* False: what is held has to wait, and whoever makes room tells us. */
+static bool flush(struct evt_listener *listener)
 {
-	/* With evt_pool_tell_of_room_. */
+	if (evt_listener_flush_(listener))
+		return true;
+	/* With evt_pool_tell_of_room_: room that was made before that is
+	 * found by one more try. */
 	atomic_store(&listener->pool->wants_room, true);
+	return evt_listener_flush_(listener);
+}
+
+static void pause_for_room(struct evt_acceptor *acceptor)
+{
 	evt_acceptor_pause_(
 		acceptor, "the pipes of all workers are full", true);
 }
@@ -92,18 +114,23 @@ static void pause_at_limit(
 		evt_acceptor_resume_(acceptor);
 }
 
-/* Above the limit, with refuse: whoever waits is closed. */
-static void refuse_one(struct evt_acceptor *acceptor)
+/* Above the limit, with refuse: whoever waits is closed. False if nobody is. */
+static bool refuse_one(
+	struct evt_listener *listener, struct evt_acceptor *acceptor)
 {
 	struct evt_worker *worker = acceptor->worker;
 	socklen_t len;
 	int conn = evt_acceptor_accept_(
 		acceptor, atomic_load(&acceptor->fd), true, NULL, &len);
 
-	if (conn == -1)
-		return;
+	if (conn == -1) {
+		if (acceptor->broken)
+			report_error(listener, errno);
+		return false;
+	}
 	evt_count_(&worker->counters.refused, 1);
 	close(conn);
+	return true;
 }
 
 /* With reuseport it is there already; else it gets its place. */
@@ -142,17 +169,16 @@ static bool accept_one(
 
 	if (!take_place(listener)) {
 		if (listener->options.refuse)
-			refuse_one(acceptor);
-		else
-			pause_at_limit(listener, acceptor);
-		return listener->options.refuse;
+			return refuse_one(listener, acceptor);
+		pause_at_limit(listener, acceptor);
+		return false;
 	}
 	conn = evt_acceptor_accept_(acceptor, atomic_load(&acceptor->fd), true,
 		wants_peer ? &peer : NULL, &len);
 	if (conn == -1) {
 		int error = errno;
 
-		on_gone(&listener->setup, EVT_SOURCE_NONE);
+		give_place_back(listener, error);
 		if (acceptor->broken)
 			report_error(listener, error);
 		return false;
@@ -203,8 +229,8 @@ static void on_ready(int fd, short what, void *arg)
 		nr++;
 	if (nr < batch)
 		listener->batch = nr > 1 ? nr : 1;
-	if (!evt_listener_flush_(listener))
-		pause_for_room(listener, acceptor);
+	if (!flush(listener))
+		pause_for_room(acceptor);
 }
 
 /* The pause is over, or something has changed. */
@@ -212,13 +238,13 @@ static void resume(struct evt_listener *listener, struct evt_acceptor *acceptor)
 {
 	if (!atomic_load(&acceptor->paused))
 		return;
-	if (evt_listener_flush_(listener)) {
-		if (has_place(listener))
+	if (flush(listener)) {
+		if (has_place(listener) || listener->options.refuse)
 			evt_acceptor_resume_(acceptor);
 		return;
 	}
 	evt_acceptor_resume_(acceptor);
-	pause_for_room(listener, acceptor);
+	pause_for_room(acceptor);
 }
 
 static void on_retry(void *arg)
@@ -251,11 +277,13 @@ static void close_socket(
 	evt_unix_remove_(&listener->file);
 }
 
-/* What found no room when accepting ended. */
+/* What finds no room when accepting ends, and the client that choose did not
+ * come back with. */
 static void drop_held(struct evt_listener *listener)
 {
-	if (evt_listener_flush_(listener))
-		return;
+	if (listener->is_choosing)
+		listener->nr_held++;
+	listener->is_choosing = false;
 	for (; listener->nr_held > 0; listener->nr_held--) {
 		struct evt_record *record =
 			&listener->held[listener->nr_held - 1].record;
@@ -268,16 +296,21 @@ static void drop_held(struct evt_listener *listener)
 static void look_at(struct evt_listener *listener,
 	struct evt_acceptor *acceptor, struct evt_worker *worker)
 {
-	if (evt_pool_phase_(listener->pool) >= EVT_POOL_STOPPING ||
-		atomic_load(&listener->is_closing)) {
+	/* Of the workers a lost one does not come here. */
+	bool stopping = evt_pool_phase_(listener->pool) >= EVT_POOL_STOPPING ||
+		atomic_load(&worker->lost);
+
+	if (stopping || atomic_load(&listener->is_closing))
 		close_socket(listener, acceptor);
-		if (worker->index == -1)
-			drop_held(listener);
-	} else if (!acceptor->worker) {
+	else if (!acceptor->worker)
 		begin(listener, acceptor, worker);
-	} else if (!acceptor->broken) {
+	else if (!acceptor->broken)
 		resume(listener, acceptor);
-	}
+	if (worker->index != -1)
+		return;
+	flush(listener);
+	if (stopping)
+		drop_held(listener);
 }
 
 /* The sockets of all listeners that are this thread's. */
@@ -517,21 +550,43 @@ static struct evt_listener *new_listener(
 	return listener;
 }
 
-/* Puts it where the threads look: 0, or ECANCELED. */
+/* Of a group, the sockets of workers that are lost. With lose: there it is said
+ * first that it is lost, and then the list looked through. */
+static void close_unwatched(struct evt_listener *listener)
+{
+	int i;
+
+	for (i = 0; listener->options.reuseport && i < listener->nr_sockets;
+		i++)
+		if (atomic_load(&listener->pool->workers[i].lost))
+			evt_acceptor_close_(&listener->sockets[i]);
+}
+
+/* Puts it where the threads look: 0, ECANCELED or, if there is nobody who
+ * would accept, ENXIO. */
 static int add(struct evt_pool *pool, struct evt_listener *listener)
 {
+	bool lost;
 	int phase;
 
 	pthread_mutex_lock(&pool->lock);
 	phase = evt_pool_phase_(pool);
-	if (phase <= EVT_POOL_RUNNING) {
+	/* With lose_boss: it is lost first, and then looks through the list. */
+	lost = !listener->options.reuseport && atomic_load(&pool->boss.lost);
+	if (phase <= EVT_POOL_RUNNING && !lost) {
 		listener->next = pool->listeners;
 		pool->listeners = listener;
 	}
 	pthread_mutex_unlock(&pool->lock);
-	if (phase == EVT_POOL_RUNNING)
+	if (phase > EVT_POOL_RUNNING)
+		return ECANCELED;
+	if (lost)
+		return ENXIO;
+	if (phase == EVT_POOL_RUNNING) {
 		evt_pool_changed_(pool);
-	return phase <= EVT_POOL_RUNNING ? 0 : ECANCELED;
+		close_unwatched(listener);
+	}
+	return 0;
 }
 
 static int parse(const char *text, struct evt_url *url)

@@ -37,7 +37,8 @@ int evt_output_copy_(struct evt_output *output, const struct iovec *parts,
 struct evt_piece *evt_output_ref_(
 	const char *data, size_t len, void (*done)(void *arg), void *arg);
 
-/* A piece of fd, which is closed when it is sent; NULL: ENOMEM. */
+/* A piece of fd, which is closed when it is sent; len is above 0. NULL:
+ * ENOMEM. */
 struct evt_piece *evt_output_file_(int fd, int64_t offset, int64_t len);
 
 /* Adds a piece, of whose bytes the first sent are sent already. */
@@ -53,12 +54,13 @@ static inline bool evt_output_is_empty_(const struct evt_output *output)
 }
 
 /*
- * Sends what fd takes, but at most a megabyte or so at a time. Returns how many
- * bytes went; -1: EAGAIN if it took none, or what is wrong with fd, or
- * ENODATA if a file has ended early. What is sent goes to done.
+ * Sends what fd takes, but at most a megabyte or so at a time; *all: how many
+ * bytes went, also when the result is -1: EAGAIN if it takes no more, or what
+ * is wrong with fd, or ENODATA if a file has ended early. What is sent goes to
+ * done.
  */
-ssize_t evt_output_send_(
-	struct evt_output *output, int fd, struct evt_done *done);
+int evt_output_send_(
+	struct evt_output *output, int fd, struct evt_done *done, size_t *all);
 
 /* Throws away what is left. */
 void evt_output_clear_(struct evt_output *output, struct evt_done *done);

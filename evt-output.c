@@ -238,10 +238,6 @@ static ssize_t send_file(
 					       : AT_ONCE;
 	ssize_t sent;
 
-	if (len == 0) {
-		finish_first(output, done);
-		return 0;
-	}
 	do
 		sent = sendfile(fd, piece->fd, &piece->offset, len);
 	while (sent == -1 && errno == EINTR);
@@ -258,23 +254,20 @@ static ssize_t send_file(
 	return sent;
 }
 
-ssize_t evt_output_send_(
-	struct evt_output *output, int fd, struct evt_done *done)
+int evt_output_send_(
+	struct evt_output *output, int fd, struct evt_done *done, size_t *all)
 {
-	ssize_t all = 0;
-
-	while (output->first && all < AT_ONCE) {
+	*all = 0;
+	while (output->first && *all < AT_ONCE) {
 		ssize_t sent = output->first->kind == FILE_PART
 			? send_file(output, fd, done)
 			: send_memory(output, fd, done);
 
-		if (sent == -1 && errno == EAGAIN && all > 0)
-			break;
 		if (sent == -1)
 			return -1;
-		all += sent;
+		*all += (size_t)sent;
 	}
-	return all;
+	return 0;
 }
 
 /* What is thrown away has its done called all the same. */

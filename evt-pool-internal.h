@@ -213,6 +213,15 @@ struct evt_pool {
 #define EVT_KEY_TIMER  1
 #define EVT_POLL_BATCH 64
 
+/* evt-worker-base.c */
+
+/* A base for one thread; NULL with errno. */
+struct event_base *evt_base_new_(void);
+
+/* A timer that has been pending once has its place in the heap, and can be
+ * added again when there is no memory. 0, or -1. */
+int evt_timer_reserve_(struct event *timer);
+
 /* evt-worker.c: one thread, its loop and its inbox. */
 
 #define EVT_HIDDEN_ __attribute__((visibility("hidden")))

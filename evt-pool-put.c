@@ -81,8 +81,8 @@ static inline int put_to(
 		return ENXIO;
 	if (evt_pipe_put_(&worker->pipe, record) == -1)
 		return errno;
-	/* With evt_worker_lose_, which says that it is lost and then empties the
-	 * pipe: either it finds this record, or, the pipe's own lock being
+	/* With evt_worker_lose_, which says that it is lost and then empties
+	 * the pipe: either it finds this record, or, the pipe's own lock being
 	 * between the two, it is seen here that it is lost. The boss's tasks
 	 * are for its own loop alone. */
 	if (atomic_load_explicit(&worker->lost, memory_order_acquire) &&
@@ -111,6 +111,21 @@ static inline int put_to_next(
 	return error;
 }
 
+/* A task for a lost worker runs on another. The connection of an id is gone
+ * with its worker: there is no generation 0, while another worker may well have
+ * one of the same number. */
+static EVT_SELDOM_ int put_elsewhere(
+	struct evt_pool *pool, unsigned turn, const struct evt_record *record)
+{
+	struct evt_record copy = *record;
+
+	if (copy.kind == EVT_RECORD_CONN_TASK || copy.kind == EVT_RECORD_SEND)
+		copy.generation = 0;
+	if (copy.kind == EVT_RECORD_SEND && !copy.arg)
+		copy.len = 0; /* what follows the record stays here */
+	return put_to_next(pool, turn, &copy);
+}
+
 static inline int try_put(struct evt_pool *pool, struct evt_worker *worker,
 	unsigned turn, const struct evt_record *record)
 {
@@ -120,9 +135,8 @@ static inline int try_put(struct evt_pool *pool, struct evt_worker *worker,
 		return error;
 	error = worker ? put_to(worker, record)
 		       : put_to_next(pool, turn, record);
-	/* A task for a lost worker runs on another. */
 	if (error == ENXIO && worker && worker->index != -1)
-		error = put_to_next(pool, turn, record);
+		error = put_elsewhere(pool, turn, record);
 	return error;
 }
 

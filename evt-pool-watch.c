@@ -82,8 +82,6 @@ static void on_tick(evutil_socket_t fd, short what, void *arg)
 
 int evt_watch_init_(struct evt_pool *pool)
 {
-	const struct timeval hour = {.tv_sec = 3600};
-
 	if (pool->options.stall_ms == -1) {
 		atomic_store(&pool->watching, true); /* nobody is to ask */
 		return 0;
@@ -91,14 +89,10 @@ int evt_watch_init_(struct evt_pool *pool)
 	pool->watch = event_new(pool->boss.base, -1, 0, on_tick, pool);
 	if (!pool->watch)
 		return -1;
-	/* A timer that has been in the heap once can be added without
-	 * memory. */
-	if (event_add(pool->watch, &hour) == -1) {
-		evt_watch_free_(pool);
-		return -1;
-	}
-	event_del(pool->watch);
-	return 0;
+	if (evt_timer_reserve_(pool->watch) == 0)
+		return 0;
+	evt_watch_free_(pool);
+	return -1;
 }
 
 void evt_watch_free_(struct evt_pool *pool)

@@ -175,11 +175,13 @@ void evt_slots_give_(struct evt_slots *slots, struct evt_slot *slot)
 void *evt_slots_find_(
 	const struct evt_slots *slots, uint32_t index, uint32_t generation)
 {
-	const struct evt_slab *slab = &slots->slabs[index / SLAB_SLOTS];
+	const struct evt_slab *slab;
 	struct evt_slot *slot;
 
-	if (index / SLAB_SLOTS >= slots->nr_slabs || !slab->elements ||
-		!(slab->used & bit(index)))
+	if (index / SLAB_SLOTS >= slots->nr_slabs)
+		return NULL;
+	slab = &slots->slabs[index / SLAB_SLOTS];
+	if (!slab->elements || !(slab->used & bit(index)))
 		return NULL;
 	slot = slot_at(slots, slab, index % SLAB_SLOTS);
 	return slot->generation == generation ? slot : NULL;

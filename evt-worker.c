@@ -54,74 +54,6 @@ static void after_fork_in_parent(void)
 
 /* Setting up */
 
-#define BASE_FDS 3 /* what a base opens: epoll's, and a pair for signals */
-
-/*
- * libevent 2.1 ends the process (evsig_init_) when descriptors run out while a
- * base is made, and takes what it gets, standard output's place too. So this
- * looks first whether there is room, and holds what is free among the
- * three standard descriptors, to be closed afterwards. Another thread that
- * opens the last ones in between is a danger that is left.
- */
-static int hold_stdio(int held[], int *nr_held)
-{
-	int room[BASE_FDS];
-	int nr_room = 0;
-	int fd = 0;
-	int error;
-
-	*nr_held = 0;
-	while (fd != -1 && nr_room < BASE_FDS) {
-		fd = eventfd(0, EFD_CLOEXEC);
-		if (fd > STDERR_FILENO)
-			room[nr_room++] = fd;
-		else if (fd != -1)
-			held[(*nr_held)++] = fd;
-	}
-	error = errno;
-	while (nr_room > 0)
-		close(room[--nr_room]);
-	errno = error;
-	return fd == -1 && (error == EMFILE || error == ENFILE) ? -1 : 0;
-}
-
-static struct event_base *configured_base(void)
-{
-	struct event_config *config = event_config_new();
-	struct event_base *base = NULL;
-
-	if (!config)
-		return NULL;
-	/* One thread uses it, no environment variable changes it, and the time
-	 * is not asked for in every round for timers that are not there. */
-	if (event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK) == 0 &&
-		event_config_set_flag(config, EVENT_BASE_FLAG_IGNORE_ENV) ==
-			0 &&
-		event_config_set_flag(config, EVENT_BASE_FLAG_NO_CACHE_TIME) ==
-			0)
-		base = event_base_new_with_config(config);
-	event_config_free(config);
-	return base;
-}
-
-static struct event_base *new_base(void)
-{
-	struct event_base *base = NULL;
-	int held[STDERR_FILENO + 1];
-	int nr_held;
-	int error;
-
-	if (hold_stdio(held, &nr_held) == 0) {
-		errno = ENOMEM; /* what libevent does not say */
-		base = configured_base();
-	}
-	error = errno;
-	while (nr_held > 0)
-		close(held[--nr_held]);
-	errno = error;
-	return base;
-}
-
 static void on_inbox(evutil_socket_t fd, short what, void *arg);
 static void on_poll(evutil_socket_t fd, short what, void *arg);
 
@@ -182,7 +114,7 @@ int evt_worker_init_(
 		return -1;
 	if (pool->hooks->on_event && index != -1 && open_poll(worker) == -1)
 		goto no_poll;
-	worker->base = new_base();
+	worker->base = evt_base_new_();
 	if (!worker->base)
 		goto no_base;
 	if (add_inbox(worker) == -1)
