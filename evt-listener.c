@@ -256,18 +256,6 @@ static void on_retry(void *arg)
 
 /* What a thread has to do for its sockets */
 
-static void begin(struct evt_listener *listener, struct evt_acceptor *acceptor,
-	struct evt_worker *worker)
-{
-	acceptor->owner = listener;
-	acceptor->on_retry = on_retry;
-	if (evt_acceptor_begin_(acceptor, worker, on_ready, acceptor) == 0)
-		return;
-	acceptor->broken = true;
-	evt_fault_(errno, "listening on %s", acceptor->where);
-	report_error(listener, errno);
-}
-
 static void close_socket(
 	struct evt_listener *listener, struct evt_acceptor *acceptor)
 {
@@ -275,6 +263,23 @@ static void close_socket(
 		return;
 	evt_acceptor_unwatch_(acceptor);
 	evt_unix_remove_(&listener->file);
+}
+
+/* Without memory to watch it nobody must wait there. */
+static void begin(struct evt_listener *listener, struct evt_acceptor *acceptor,
+	struct evt_worker *worker)
+{
+	int error;
+
+	acceptor->owner = listener;
+	acceptor->on_retry = on_retry;
+	if (evt_acceptor_begin_(acceptor, worker, on_ready, acceptor) == 0)
+		return;
+	acceptor->broken = true;
+	evt_fault_(errno, "listening on %s", acceptor->where);
+	error = errno;
+	close_socket(listener, acceptor);
+	report_error(listener, error);
 }
 
 /* What finds no room when accepting ends, and the client that choose did not
