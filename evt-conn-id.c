@@ -83,11 +83,28 @@ static int check(struct evt_pool *pool, const char *call)
 	return 0;
 }
 
+/* The worker has lost its thread, and the connection is gone with it: a task
+ * runs on another. 0 or an error number. */
+static int post_gone(struct evt_pool *pool, const struct evt_record *record)
+{
+	struct evt_record gone = *record;
+
+	if (record->kind == EVT_RECORD_SEND) {
+		atomic_fetch_add(&pool->gone, 1);
+		free(record->arg);
+		return 0;
+	}
+	gone.generation = 0;
+	return evt_pool_put_(pool, NULL, &gone, true);
+}
+
 static int post(struct evt_worker *worker, const struct evt_record *record,
 	const char *call)
 {
 	int error = evt_pool_put_(worker->pool, worker, record, true);
 
+	if (error == ENXIO)
+		error = post_gone(worker->pool, record);
 	return error ? evt_fail_(error, "%s", call) : 0;
 }
 
@@ -151,9 +168,14 @@ int evt_pool_send(
 void evt_worker_each_conn(struct evt_worker *worker,
 	void (*fn)(struct evt_conn *conn, void *arg), void *arg)
 {
-	struct evt_home *home = worker ? worker->state : NULL;
+	struct evt_home *home;
 	struct evt_conn *conn;
 
+	if (evt_forked_()) {
+		evt_fail_(EPERM, "evt_worker_each_conn in a forked child");
+		return;
+	}
+	home = worker ? worker->state : NULL;
 	if (!home || !fn || evt_thread_self_() != worker) {
 		evt_fail_(EINVAL, "evt_worker_each_conn");
 		return;

@@ -137,6 +137,7 @@ struct evt_home {
 	struct evt_conn *last_lingering;  /* ... next_touched */
 	uint32_t look_ms;                 /* not before that */
 	bool draining; /* the pool is stopping, and they know */
+	bool hurried;  /* its grace is over: what comes is cut */
 
 	/* Touched in this turn, in that order. */
 	struct evt_conn *first_touched;
@@ -150,6 +151,7 @@ struct evt_home {
 	size_t gathered;
 
 	struct evt_wheel wheel;
+	struct evt_timer *fired; /* not on the stack: a callback may end it */
 	int tick_fd;
 	bool ticking;     /* it is set */
 	uint32_t tick_ms; /* for when, while ticking */

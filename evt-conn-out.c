@@ -256,7 +256,8 @@ static int check(struct evt_worker *worker, const char *call)
 		return evt_fail_(EPERM, "%s in a forked child", call);
 	if (!worker || !worker->state || evt_thread_self_() != worker)
 		return evt_fail_(EINVAL, "%s: not on that worker", call);
-	if (atomic_load(&worker->pool->draining) || worker->done)
+	if (atomic_load(&worker->pool->draining) || worker->done ||
+		atomic_load(&worker->lost))
 		return evt_fail_(ECANCELED, "%s", call);
 	return 0;
 }

@@ -4,13 +4,34 @@
  */
 #include "evt-conn-internal.h"
 
+#include <sys/ioctl.h>
+
+/* A byte that the kernel has got is as good as one that was read. */
+static bool has_unread(const struct evt_conn *conn)
+{
+	int bytes = 0;
+
+	return ioctl(conn->fd, FIONREAD, &bytes) == 0 && bytes > 0;
+}
+
 bool evt_conn_is_idle_(const struct evt_conn *conn)
 {
 	const uint32_t busy = EVT_CONN_CONNECTING | EVT_CONN_PAUSED |
 		EVT_CONN_THROTTLED | EVT_CONN_OVER;
 
 	return !(conn->flags & busy) && !conn->input &&
-		evt_conn_is_flushed_(conn);
+		evt_conn_is_flushed_(conn) &&
+		(conn->flags & EVT_CONN_EOF_SEEN || !has_unread(conn));
+}
+
+static void cut(struct evt_conn *conn)
+{
+	if (conn->flags & EVT_CONN_LINGERING) {
+		evt_conn_dispose_(conn);
+	} else if (!(conn->flags & EVT_CONN_CLOSED)) {
+		conn->flags |= EVT_CONN_RESET;
+		evt_conn_fail_(conn, EVT_REASON_STOPPED, 0);
+	}
 }
 
 /* What lies in the kernel is read before it is called idle. */
@@ -24,6 +45,12 @@ void evt_conn_tell_stop_(struct evt_conn *conn)
 	if (conn->flags &
 		(EVT_CONN_CLOSED | EVT_CONN_STOP_TOLD | EVT_CONN_CONNECTING))
 		return;
+	/* Or it comes from a lost worker, when this one had said that it has
+	 * none: nobody waits for it any more. */
+	if (conn->home->hurried || atomic_load(&conn->home->worker->drained)) {
+		cut(conn);
+		return;
+	}
 	if (setup->handlers.on_stop) {
 		conn->flags |= EVT_CONN_STOP_TOLD;
 		if (!(conn->flags & EVT_CONN_OVER))
@@ -35,16 +62,6 @@ void evt_conn_tell_stop_(struct evt_conn *conn)
 		evt_conn_fail_(conn, EVT_REASON_STOPPED, 0);
 	else
 		conn->flags |= EVT_CONN_STOP_TOLD;
-}
-
-static void cut(struct evt_conn *conn)
-{
-	if (conn->flags & EVT_CONN_LINGERING) {
-		evt_conn_dispose_(conn);
-	} else if (!(conn->flags & EVT_CONN_CLOSED)) {
-		conn->flags |= EVT_CONN_RESET;
-		evt_conn_fail_(conn, EVT_REASON_STOPPED, 0);
-	}
 }
 
 /* A new connection may come while it goes round: it is told when it opens. */
@@ -69,8 +86,10 @@ void evt_home_stop_(struct evt_worker *worker)
 		home->draining = true;
 		each(home, evt_conn_tell_stop_);
 	}
-	if (atomic_load(&pool->hurry))
+	if (atomic_load(&pool->hurry)) {
+		home->hurried = true;
 		each(home, cut);
+	}
 }
 
 void evt_home_report_(struct evt_home *home)
@@ -79,7 +98,7 @@ void evt_home_report_(struct evt_home *home)
 
 	/* The boss accepts no more: what is not here lies in the pipe. */
 	if (home->slots.nr_used > 0 || atomic_load(&worker->drained) ||
-		!evt_worker_is_empty_(worker))
+		(!home->hurried && !evt_worker_is_empty_(worker)))
 		return;
 	atomic_store(&worker->drained, true);
 	evt_pool_wake_boss_(worker->pool);
@@ -87,7 +106,8 @@ void evt_home_report_(struct evt_home *home)
 
 static void lose(struct evt_conn *conn)
 {
-	if (conn->flags & EVT_CONN_LINGERING)
+	/* Or its on_close has ended the thread. */
+	if (conn->flags & EVT_CONN_CLOSED)
 		evt_conn_dispose_(conn);
 	else
 		evt_conn_fail_(conn, EVT_REASON_FAILED, ECANCELED);

@@ -240,16 +240,15 @@ static struct evt_conn *owner(struct evt_timer *timer)
 void evt_home_tick_(struct evt_home *home)
 {
 	uint32_t now_ms = (uint32_t)evt_now_ms_();
-	struct evt_timer *fired = NULL;
 	uint64_t ticks;
 	bool in_turn = false;
 
 	if (read(home->tick_fd, &ticks, sizeof(ticks)) == -1)
 		return;         /* it was set anew meanwhile */
 	home->tick_ms = now_ms; /* it is set at the end */
-	evt_wheel_advance_(&home->wheel, now_ms, &fired);
-	while (fired) {
-		struct evt_conn *conn = owner(fired);
+	evt_wheel_advance_(&home->wheel, now_ms, &home->fired);
+	while (home->fired) {
+		struct evt_conn *conn = owner(home->fired);
 		bool goes = conn->flags & EVT_CONN_LINGERING;
 
 		evt_wheel_remove_(&home->wheel, &conn->timer);

@@ -231,6 +231,10 @@ void evt_conn_dispose_(struct evt_conn *conn)
 	if (conn->flags & EVT_CONN_RESET)
 		setsockopt(
 			fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+	/* Or the peer would wait for that child to end. */
+	if (fd != -1 &&
+		atomic_load_explicit(&evt_has_forked_, memory_order_relaxed))
+		shutdown(fd, SHUT_RDWR);
 	if (fd != -1)
 		close(fd);
 	release_slot(conn);

@@ -44,6 +44,9 @@ struct evt_listener {
 	struct evt_acceptor sockets[];
 };
 
+/* evt-listener-options.c: fills in the defaults: 0, or -1 with a line. */
+int evt_listener_fill_in_(struct evt_listen_options *, bool is_unix);
+
 /* evt-listener-open.c: opens every socket of url: 0, or -1 with a line. */
 int evt_listener_open_(
 	struct evt_listener *, const struct evt_url *, const char *text);

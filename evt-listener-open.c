@@ -17,9 +17,9 @@ void evt_listener_shut_(struct evt_listener *listener)
 {
 	int i;
 
+	evt_unix_remove_(&listener->file); /* first: see evt-listener.c */
 	for (i = 0; i < listener->nr_sockets; i++)
 		evt_acceptor_close_(&listener->sockets[i]);
-	evt_unix_remove_(&listener->file);
 }
 
 static int open_one(struct evt_listener *listener,

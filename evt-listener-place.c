@@ -21,12 +21,16 @@ static bool is_free(struct evt_worker *worker)
 bool evt_listener_has_worker_(struct evt_listener *listener)
 {
 	struct evt_pool *pool = listener->pool;
+	int lost = 0;
 	int i;
 
-	for (i = 0; i < pool->nr_workers; i++)
+	for (i = 0; i < pool->nr_workers; i++) {
 		if (is_free(&pool->workers[i]))
 			return true;
-	return false;
+		lost += atomic_load(&pool->workers[i].lost);
+	}
+	/* When all are lost, clients are closed, not held up for ever. */
+	return lost == pool->nr_workers;
 }
 
 /* The first free worker from index on, round; index itself if none is. */

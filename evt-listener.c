@@ -17,12 +17,9 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
-#define RESERVED_FDS 32 /* not for connections */
-#define BATCH        16
-#define BURST_US     20 /* between two wake-ups: more clients are waiting */
+#define BURST_US 20 /* between two wake-ups: more clients are waiting */
 
 static struct evt_listener *first_of(struct evt_pool *pool)
 {
@@ -227,6 +224,8 @@ static void on_ready(int fd, short what, void *arg)
 	}
 	while (nr < batch && accept_one(listener, acceptor))
 		nr++;
+	if (listener->options.reuseport)
+		return; /* the rest is the boss's */
 	if (nr < batch)
 		listener->batch = nr > 1 ? nr : 1;
 	if (!flush(listener))
@@ -261,8 +260,10 @@ static void close_socket(
 {
 	if (atomic_load(&acceptor->fd) == -1)
 		return;
-	evt_acceptor_unwatch_(acceptor);
+	/* In this order: of a name that nobody serves another process may make
+	 * its own, between the look whose it is and the unlink(2). */
 	evt_unix_remove_(&listener->file);
+	evt_acceptor_unwatch_(acceptor);
 }
 
 /* Without memory to watch it nobody must wait there. */
@@ -428,86 +429,7 @@ const struct evt_pool_hooks evt_pool_hooks_ = {
 	.on_free = on_free,
 };
 
-/* Options */
-
-/* How many connections the limit of descriptors allows. */
-static int most_conns(void)
-{
-	struct rlimit limit = {0, 0};
-
-	if (getrlimit(RLIMIT_NOFILE, &limit) == -1 || limit.rlim_cur > INT_MAX)
-		return INT_MAX;
-	return limit.rlim_cur > RESERVED_FDS
-		? (int)limit.rlim_cur - RESERVED_FDS
-		: 1;
-}
-
-static int fill_max_conns(struct evt_listen_options *options)
-{
-	int most = most_conns();
-	int wanted = options->max_conns;
-
-	if (evt_option_("evt_listen", "max_conns", &options->max_conns, most) ==
-		-1)
-		return -1;
-	if (options->max_conns <= most)
-		return 0;
-	options->max_conns = most;
-	evt_log_(EVT_LOG_INFO,
-		"evt_listen: max_conns %d lowered to %d, by the limit of "
-		"descriptors",
-		wanted, most);
-	return 0;
-}
-
-static int check_choice(const struct evt_listen_options *options, bool is_unix)
-{
-	if ((int)options->choice < EVT_CHOICE_ROUND_ROBIN ||
-		(int)options->choice > EVT_CHOICE_FUNCTION)
-		return evt_fail_(
-			EINVAL, "evt_listen: choice %d", (int)options->choice);
-	if (options->choice == EVT_CHOICE_FUNCTION && !options->choose)
-		return evt_fail_(
-			EINVAL, "evt_listen: EVT_CHOICE_FUNCTION, no choose");
-	if (options->choice != EVT_CHOICE_FUNCTION && options->choose)
-		return evt_fail_(
-			EINVAL, "evt_listen: choose, no EVT_CHOICE_FUNCTION");
-	if (options->reuseport && options->choice != EVT_CHOICE_ROUND_ROBIN)
-		return evt_fail_(EINVAL,
-			"evt_listen: with reuseport the kernel chooses");
-	if (options->reuseport && options->max_per_source > 0)
-		return evt_fail_(
-			EINVAL, "evt_listen: max_per_source with reuseport");
-	if (options->reuseport && is_unix)
-		return evt_fail_(
-			EINVAL, "evt_listen: reuseport of a unix socket");
-	return 0;
-}
-
-static int fill_in(struct evt_listen_options *options, bool is_unix)
-{
-	if (fill_max_conns(options) == -1 ||
-		evt_option_("evt_listen", "backlog", &options->backlog,
-			INT_MAX) == -1 ||
-		evt_option_("evt_listen", "max_per_source",
-			&options->max_per_source, -1) == -1 ||
-		check_choice(options, is_unix) == -1)
-		return -1;
-	if (options->backlog == -1)
-		options->backlog = INT_MAX;
-	if (options->accept_batch < 0 ||
-		options->accept_batch > EVT_LISTENER_BATCH)
-		return evt_fail_(EINVAL, "evt_listen: accept_batch %d, 1 to %d",
-			options->accept_batch, EVT_LISTENER_BATCH);
-	if (options->accept_batch == 0)
-		options->accept_batch = BATCH;
-	if (options->unix_mode > 0777)
-		return evt_fail_(EINVAL, "evt_listen: unix_mode %o",
-			(unsigned)options->unix_mode);
-	if (options->unix_mode == 0)
-		options->unix_mode = 0600;
-	return 0;
-}
+/* evt_listen */
 
 static int fill_setup(struct evt_listener *listener,
 	const struct evt_handlers *handlers, size_t size, void *arg)
@@ -613,7 +535,7 @@ static struct evt_listener *listen_on(struct evt_pool *pool, const char *text,
 	int error;
 
 	if (parse(text, &url) == -1 ||
-		fill_in(options, url.kind == EVT_URL_UNIX) == -1)
+		evt_listener_fill_in_(options, url.kind == EVT_URL_UNIX) == -1)
 		return NULL;
 	listener = new_listener(pool, options);
 	if (!listener) {
@@ -668,6 +590,8 @@ struct evt_listener *evt_listen_sized(struct evt_pool *pool, const char *url,
 
 int evt_listener_port(struct evt_listener *listener)
 {
+	if (evt_forked_())
+		return evt_fail_(EPERM, "evt_listener_port in a forked child");
 	if (!listener)
 		return evt_fail_(EINVAL, "evt_listener_port");
 	return listener->port;

@@ -65,7 +65,7 @@ int evt_output_send_(
 /* Throws away what is left. */
 void evt_output_clear_(struct evt_output *output, struct evt_done *done);
 
-/* Calls them all; those that are added meanwhile too. */
+/* Calls them all, but those that are added meanwhile. */
 void evt_done_call_(struct evt_done *done);
 
 /* sendmsg(2) without a signal and repeated when interrupted. */

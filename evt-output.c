@@ -293,18 +293,19 @@ void evt_done_add_(struct evt_done *done, struct evt_piece *piece)
 	done->last = piece;
 }
 
+/* One that writes again must not keep the worker for ever. */
 void evt_done_call_(struct evt_done *done)
 {
-	struct evt_piece *piece;
+	struct evt_piece *piece = done->first;
 
-	while ((piece = done->first)) {
+	done->first = done->last = NULL;
+	while (piece) {
+		struct evt_piece *next = piece->next;
 		void (*fn)(void *) = piece->done;
 		void *arg = piece->arg;
 
-		done->first = piece->next;
-		if (!done->first)
-			done->last = NULL;
 		free(piece);
 		fn(arg);
+		piece = next;
 	}
 }

@@ -205,6 +205,7 @@ struct evt_pool {
 	atomic_bool wants_room;  /* one of them for room in a pipe */
 	struct evt_pool_drained drained;
 	atomic_ulong dropped; /* connections of a lost worker, by any thread */
+	atomic_ulong gone;    /* sends to one of them */
 	_Atomic(struct evt_pool *) next; /* that have been in evt_pool_run */
 };
 

@@ -111,21 +111,6 @@ static inline int put_to_next(
 	return error;
 }
 
-/* A task for a lost worker runs on another. The connection of an id is gone
- * with its worker: there is no generation 0, while another worker may well have
- * one of the same number. */
-static EVT_SELDOM_ int put_elsewhere(
-	struct evt_pool *pool, unsigned turn, const struct evt_record *record)
-{
-	struct evt_record copy = *record;
-
-	if (copy.kind == EVT_RECORD_CONN_TASK || copy.kind == EVT_RECORD_SEND)
-		copy.generation = 0;
-	if (copy.kind == EVT_RECORD_SEND && !copy.arg)
-		copy.len = 0; /* what follows the record stays here */
-	return put_to_next(pool, turn, &copy);
-}
-
 static inline int try_put(struct evt_pool *pool, struct evt_worker *worker,
 	unsigned turn, const struct evt_record *record)
 {
@@ -135,8 +120,11 @@ static inline int try_put(struct evt_pool *pool, struct evt_worker *worker,
 		return error;
 	error = worker ? put_to(worker, record)
 		       : put_to_next(pool, turn, record);
-	if (error == ENXIO && worker && worker->index != -1)
-		error = put_elsewhere(pool, turn, record);
+	/* A task for a lost worker runs on another. What is for one of its
+	 * connections must not: there it would be for one with that number. */
+	if (error == ENXIO && worker && worker->index != -1 &&
+		record->kind == EVT_RECORD_TASK)
+		error = put_to_next(pool, turn, record);
 	return error;
 }
 
@@ -248,7 +236,9 @@ int evt_pool_post_all(struct evt_pool *pool, evt_task task, void *arg)
 	if (!pool || !task)
 		return evt_fail_(EINVAL, "evt_pool_post_all");
 	enter(pool, false); /* the workers stay until leave */
-	if (atomic_load(&pool->phase) < EVT_POOL_ENDED)
+	if (atomic_load(&pool->phase) == EVT_POOL_IDLE)
+		error = ENOTCONN;
+	else if (atomic_load(&pool->phase) < EVT_POOL_ENDED)
 		nr = atomic_load(&pool->nr_open);
 	else
 		error = ECANCELED;

@@ -265,7 +265,7 @@ static void tell_start(struct evt_pool *pool, enum evt_start start)
 }
 
 /* A pool serves once; but one that could not be started may be tried again. */
-static int claim(struct evt_pool *pool, const char *call)
+static int claim(struct evt_pool *pool, const char *call, bool boss)
 {
 	int failed;
 	bool taken;
@@ -274,7 +274,7 @@ static int claim(struct evt_pool *pool, const char *call)
 		return evt_fail_(EPERM, "%s in a forked child", call);
 	if (!pool || !pool->owned)
 		return evt_fail_(EINVAL, "%s", call);
-	if (evt_thread_self_())
+	if (!boss && evt_thread_self_())
 		return evt_fail_(EDEADLK, "%s on a library thread", call);
 	failed = atomic_load(&pool->listen_error);
 	if (failed) {
@@ -350,7 +350,7 @@ static int start_threads(struct evt_pool *pool, bool boss)
 
 static int launch(struct evt_pool *pool, const char *call, bool boss)
 {
-	if (claim(pool, call) == -1)
+	if (claim(pool, call, boss) == -1)
 		return -1;
 	if (make_loops(pool) == -1) {
 		int error = errno;
@@ -373,22 +373,41 @@ int evt_pool_start(struct evt_pool *pool)
 	return 0;
 }
 
-int evt_pool_run(struct evt_pool *pool)
-{
+/* The thread is the program's again, or is about to end. */
+struct lent_thread {
+	struct evt_pool *pool;
 	sigset_t mask;
 	int cancel;
+};
+
+static void give_back(void *arg)
+{
+	struct lent_thread *lent = arg;
+	struct evt_pool *pool = lent->pool;
+
+	evt_self_ = NULL;
+	end_signals(pool, &lent->mask);
+	/* The last look at it: evt_pool_free may be waiting for this. */
+	pthread_mutex_lock(&pool->lock);
+	evt_pool_over_(pool);
+	pthread_mutex_unlock(&pool->lock);
+	pthread_setcancelstate(lent->cancel, NULL);
+}
+
+int evt_pool_run(struct evt_pool *pool)
+{
+	struct lent_thread lent = {.pool = pool};
 	int result;
 
 	if (launch(pool, "evt_pool_run", false) == -1)
 		return -1;
-	begin_signals(pool, &mask);
+	begin_signals(pool, &lent.mask);
 	evt_thread_borrow_();
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &lent.cancel);
 	tell_start(pool, EVT_START_GO);
+	pthread_cleanup_push(give_back, &lent);
 	result = evt_pool_serve_(pool);
-	evt_self_ = NULL;
-	pthread_setcancelstate(cancel, NULL);
-	end_signals(pool, &mask);
+	pthread_cleanup_pop(1);
 	if (result == -1)
 		errno = ENXIO;
 	return result;
@@ -398,6 +417,8 @@ int evt_pool_run(struct evt_pool *pool)
 
 void evt_pool_stop(struct evt_pool *pool)
 {
+	int error = errno;
+
 	if (!pool || !pool->owned) {
 		evt_log_(EVT_LOG_ERROR, "evt_pool_stop: no pool of that kind");
 		return;
@@ -407,6 +428,7 @@ void evt_pool_stop(struct evt_pool *pool)
 	/* With make_loops: the flag first, and there the pipe first. */
 	atomic_store(&pool->stop_wanted, true);
 	evt_pool_wake_boss_(pool);
+	errno = error;
 }
 
 int evt_pool_wait(struct evt_pool *pool)
@@ -424,9 +446,7 @@ int evt_pool_wait(struct evt_pool *pool)
 
 void evt_pool_free(struct evt_pool *pool)
 {
-	if (!pool)
-		return;
-	if (evt_forked_() || !pool->owned || evt_thread_self_()) {
+	if (!pool || evt_forked_() || !pool->owned || evt_thread_self_()) {
 		evt_log_(EVT_LOG_ERROR, "evt_pool_free: not here");
 		return;
 	}
@@ -556,6 +576,7 @@ int evt_pool_stats_sized(
 #undef MAX
 	}
 	sums.dropped += atomic_load(&pool->dropped);
+	sums.gone += atomic_load(&pool->gone);
 	memset(stats, 0, size);
 	memcpy(stats, &sums, size < sizeof(sums) ? size : sizeof(sums));
 	return 0;

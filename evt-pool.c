@@ -251,10 +251,9 @@ static void finish(struct evt_pool *pool)
 		pool->hooks->on_ended(pool);
 	evt_thread_leave_();
 	pthread_mutex_lock(&pool->lock);
+	/* Else the boss is a thread of the program's, in evt_pool_run. */
 	if (pool->boss_joinable)
 		set_phase(pool, EVT_POOL_GONE);
-	else
-		evt_pool_over_(pool);
 	pthread_mutex_unlock(&pool->lock);
 }
 
@@ -525,6 +524,8 @@ static int nr_known(struct evt_pool *pool)
 
 int evt_pool_workers(struct evt_pool *pool)
 {
+	if (evt_forked_())
+		return evt_fail_(EPERM, "evt_pool_workers in a forked child");
 	if (!pool)
 		return evt_fail_(EINVAL, "evt_pool_workers");
 	return nr_known(pool);
@@ -532,6 +533,10 @@ int evt_pool_workers(struct evt_pool *pool)
 
 struct evt_worker *evt_pool_worker(struct evt_pool *pool, int index)
 {
+	if (evt_forked_()) {
+		evt_fail_(EPERM, "evt_pool_worker in a forked child");
+		return NULL;
+	}
 	if (!pool || index < 0 || index >= nr_known(pool)) {
 		evt_fail_(EINVAL, "evt_pool_worker %d", index);
 		return NULL;

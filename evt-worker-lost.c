@@ -38,7 +38,8 @@ void evt_worker_rescue_(struct evt_worker *worker)
 		if (left.kind == EVT_RECORD_CONN_TASK)
 			left.generation = 0; /* gone with the thread */
 		if (left.kind == EVT_RECORD_SEND) {
-			free(left.arg); /* to a connection that is gone */
+			atomic_fetch_add(&pool->gone, 1);
+			free(left.arg);
 		} else if (evt_pool_forward_(pool, &left) == 0) {
 			passed_on++;
 		} else if (left.kind == EVT_RECORD_CONN) {

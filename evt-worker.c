@@ -79,6 +79,8 @@ static int open_poll(struct evt_worker *worker)
 	worker->poll_fd = evt_net_above_stdio_(epoll_create1(EPOLL_CLOEXEC));
 	if (worker->poll_fd == -1)
 		return -1;
+	/* libevent's debug mode asks for that of whatever it waits for. */
+	evt_net_set_nonblocking_(worker->poll_fd, true);
 	if (evt_worker_watch_(worker, worker->pipe.read_fd, EVT_KEY_INBOX) == 0)
 		return 0;
 	close_poll(worker);
