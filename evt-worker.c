@@ -261,7 +261,8 @@ void evt_turn_end_(struct evt_worker *worker)
 	worker->depth--;
 	if (worker->index == -1 && is_to_stop(worker->pool))
 		worker->done = true;
-	if (worker->in_loop &&
+	/* A classic callback may run the loop itself, out of habit. */
+	if ((worker->in_loop || !worker->pool->owned) &&
 		(worker->done || worker->broken ||
 			has_nothing_but_inbox(worker)))
 		event_base_loopbreak(worker->base);
