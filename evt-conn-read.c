@@ -96,7 +96,8 @@ static void keep(struct evt_conn *conn, const char *data, size_t len)
 		input->room = room;
 		conn->input = input;
 	}
-	memmove(input->bytes, data, len);
+	if (data != input->bytes) /* most often nothing was consumed */
+		memmove(input->bytes, data, len);
 	input->len = len;
 }
 

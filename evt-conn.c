@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define ROUNDS_A_TURN 10000 /* then the rest waits: others have their turn */
+#define ROUNDS_A_TURN 1000 /* then the rest waits: others have their turn */
 
 /* The home */
 

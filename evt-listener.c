@@ -130,6 +130,15 @@ static bool refuse_one(
 	return true;
 }
 
+static void drop_for_memory(struct evt_listener *listener,
+	struct evt_worker *worker, int conn, uint32_t source)
+{
+	evt_listener_drop_(listener, conn, source, &worker->counters.dropped);
+	evt_log_(EVT_LOG_ERROR,
+		"no memory for a connection on %s: it is closed",
+		listener->sockets[0].where);
+}
+
 /* With reuseport it is there already; else it gets its place. */
 static void welcome(struct evt_listener *listener,
 	struct evt_acceptor *acceptor, int conn, const struct sockaddr *peer)
@@ -140,8 +149,8 @@ static void welcome(struct evt_listener *listener,
 	if (listener->options.reuseport) {
 		if (evt_conn_accept_(acceptor->worker, conn, &listener->setup,
 			    source) == -1)
-			evt_listener_drop_(
-				listener, conn, source, &counters->dropped);
+			drop_for_memory(
+				listener, acceptor->worker, conn, source);
 		return;
 	}
 	if (listener->sources)
@@ -360,11 +369,7 @@ static void deliver(struct evt_worker *worker, const struct evt_record *record)
 	if (evt_conn_accept_(worker, record->fd, &listener->setup,
 		    record->generation) == 0)
 		return;
-	evt_listener_drop_(listener, record->fd, record->generation,
-		&worker->counters.dropped);
-	evt_log_(EVT_LOG_ERROR,
-		"no memory for a connection on %s: it is closed",
-		listener->sockets[0].where);
+	drop_for_memory(listener, worker, record->fd, record->generation);
 }
 
 static void drop(struct evt_pool *pool, const struct evt_record *record)
