@@ -63,6 +63,8 @@ void evt_home_receive_(struct evt_worker *worker, struct evt_record *record)
 	if (conn && !(conn->flags & (EVT_CONN_OVER | EVT_CONN_FINISH)))
 		evt_conn_put_(conn, record->arg ? record->arg : record + 1,
 			record->len);
+	else if (conn)
+		evt_count_(&worker->counters.gone, 1); /* as good as */
 	free(record->arg);
 }
 

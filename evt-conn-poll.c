@@ -60,14 +60,19 @@ static void on_ready(struct evt_conn *conn, uint32_t events)
 {
 	const uint32_t failed = EPOLLERR | EPOLLHUP;
 
+	bool lingers = conn->flags & EVT_CONN_LINGERING;
+
+	/* First what came: it may lie there unread before a reset. */
+	if (events & (EPOLLIN | failed) && conn->flags & EVT_CONN_READING)
+		evt_conn_readable_(conn);
+	if (lingers) /* it may be gone, and has nothing to write */
+		return;
 	if (events & (EPOLLOUT | failed) && conn->flags & EVT_CONN_WRITING) {
 		if (conn->flags & EVT_CONN_CONNECTING)
 			evt_conn_connecting_(conn);
 		else
 			evt_conn_send_(conn);
 	}
-	if (events & (EPOLLIN | failed) && conn->flags & EVT_CONN_READING)
-		evt_conn_readable_(conn);
 }
 
 void evt_home_on_event_(

@@ -278,5 +278,9 @@ void evt_conn_resume(struct evt_conn *conn)
 		return;
 	conn->flags &= ~(uint32_t)EVT_CONN_PAUSED;
 	conn->flags |= EVT_CONN_RESUMED;
+	if (!(conn->flags & (EVT_CONN_GOT_BYTE | EVT_CONN_CLOSED))) {
+		conn->opened_ms = (uint32_t)evt_now_ms_();
+		evt_conn_schedule_(conn);
+	}
 	evt_conn_touch_(conn);
 }

@@ -22,7 +22,8 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#define RETRY_MS 10
+#define RETRY_MS   10
+#define DUE_A_TURN 256 /* then the rest waits: others have their turn */
 
 /* Both are rounded down: when_ms itself is up to a millisecond too early. */
 static bool is_reached(uint32_t when_ms, uint32_t now_ms)
@@ -32,8 +33,9 @@ static bool is_reached(uint32_t when_ms, uint32_t now_ms)
 
 static bool waits_for_first_byte(const struct evt_conn *conn)
 {
+	/* While it is paused it is we who do not listen. */
 	return conn->setup->first_byte_ms > 0 &&
-		!(conn->flags & EVT_CONN_GOT_BYTE);
+		!(conn->flags & (EVT_CONN_GOT_BYTE | EVT_CONN_PAUSED));
 }
 
 static bool stands_in_line(const struct evt_conn *conn)
@@ -80,7 +82,8 @@ static uint32_t delay_of(struct evt_conn *conn, uint32_t now_ms)
 
 static void set_tick(struct evt_home *home, uint32_t now_ms)
 {
-	int64_t next = evt_wheel_next_ms_(&home->wheel, now_ms);
+	int64_t next = home->fired ? 0
+				   : evt_wheel_next_ms_(&home->wheel, now_ms);
 	struct itimerspec when = {.it_value = {0, 1}}; /* 0 would be never */
 
 	home->ticking = next != EVT_WHEEL_IDLE;
@@ -170,8 +173,11 @@ static bool deadline_due(struct evt_conn *conn, uint32_t now_ms, bool act)
 
 static bool idle_due(struct evt_conn *conn, uint32_t now_ms, bool act)
 {
-	if (conn->idle_ms <= 0 ||
-		!is_reached(conn->moved_ms + (uint32_t)conn->idle_ms, now_ms))
+	uint32_t idle_ms = now_ms - conn->moved_ms;
+
+	/* What moved in this turn may be a little ahead of its time. */
+	if (conn->idle_ms <= 0 || idle_ms > UINT32_MAX / 4 * 3 ||
+		idle_ms <= (uint32_t)conn->idle_ms)
 		return false;
 	if (act)
 		time_out(conn, EVT_REASON_IDLE);
@@ -241,13 +247,14 @@ void evt_home_tick_(struct evt_home *home)
 {
 	uint32_t now_ms = (uint32_t)evt_now_ms_();
 	uint64_t ticks;
-	bool in_turn = false;
+	int acted = 0;
 
 	if (read(home->tick_fd, &ticks, sizeof(ticks)) == -1)
 		return;         /* it was set anew meanwhile */
 	home->tick_ms = now_ms; /* it is set at the end */
-	evt_wheel_advance_(&home->wheel, now_ms, &home->fired);
-	while (home->fired) {
+	if (!home->fired)
+		evt_wheel_advance_(&home->wheel, now_ms, &home->fired);
+	while (home->fired && acted < DUE_A_TURN) {
 		struct evt_conn *conn = owner(home->fired);
 		bool goes = conn->flags & EVT_CONN_LINGERING;
 
@@ -256,14 +263,13 @@ void evt_home_tick_(struct evt_home *home)
 			schedule(conn, now_ms);
 			continue;
 		}
-		if (!in_turn)
+		if (acted++ == 0)
 			evt_turn_begin_(home->worker);
-		in_turn = true;
 		look(conn, now_ms, true);
 		if (!goes && !(conn->flags & EVT_CONN_ENDED))
 			schedule(conn, now_ms);
 	}
-	if (in_turn)
+	if (acted > 0)
 		evt_turn_end_(home->worker);
 	set_tick(home, (uint32_t)evt_now_ms_());
 }

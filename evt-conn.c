@@ -438,7 +438,7 @@ void evt_conn_close(struct evt_conn *conn)
 void evt_conn_abort(struct evt_conn *conn)
 {
 	if (evt_conn_check_(conn, "evt_conn_abort") == -1 ||
-		conn->flags & EVT_CONN_ENDED)
+		conn->flags & (EVT_CONN_ENDED | EVT_CONN_CLOSED))
 		return;
 	conn->flags |= EVT_CONN_RESET;
 	evt_conn_fail_(conn,

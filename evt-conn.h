@@ -49,7 +49,7 @@ enum evt_reason {
 	EVT_REASON_DEADLINE, /* no first byte in time, or the lifetime over */
 	EVT_REASON_OVERFLOW, /* more input or output than allowed */
 	EVT_REASON_STOPPED,  /* the pool has stopped */
-	EVT_REASON_FAILED    /* an error, see evt_conn_error */
+	EVT_REASON_FAILED    /* an error, see evt_conn_error; it is reset */
 };
 
 /* "peer", "ours", "reset", ...; "unknown" for another value. */
@@ -122,9 +122,10 @@ int evt_conn_printf(struct evt_conn *conn, const char *format, ...)
 	;
 
 /*
- * The bytes are not copied: they must stay until done(arg), which is called
- * once, on the worker, when they are sent or the connection ends, and before
- * on_close; never if this gave -1. done may be NULL.
+ * Large ones are not copied: the bytes must stay until done(arg), which is
+ * called once, on the worker, when they are not needed any more or the
+ * connection ends, and before on_close; never if this gave -1. done may be
+ * NULL.
  */
 int evt_conn_write_ref(struct evt_conn *conn, const void *data, size_t len,
 	void (*done)(void *arg), void *arg);
@@ -152,7 +153,8 @@ int evt_conn_want(struct evt_conn *conn, size_t len);
  * 0 before. */
 int evt_conn_at_eof(struct evt_conn *conn);
 
-/* No on_data, and nothing is read: the kernel holds the peer back. */
+/* No on_data, and nothing is read: the kernel holds the peer back. Nor is it
+ * noticed that the peer leaves, before it is resumed or written to. */
 void evt_conn_pause(struct evt_conn *conn);
 
 /* Goes on; on_data comes soon with what is kept. */
@@ -216,16 +218,17 @@ struct evt_connect_options {
  * tcp://1.2.3.4:80, tcp://[::1]:80 or unix:/path: numeric hosts only, since a
  * name would block (evt_connect_addrs takes what a resolver gave). It may be
  * written to at once. on_open follows when it is connected; or on_close alone,
- * with EVT_REASON_FAILED and evt_conn_error. NULL: EINVAL, ENOMEM, ECANCELED
- * (the pool is stopping).
+ * with EVT_REASON_FAILED and evt_conn_error, or with what the program itself
+ * brought about before (OURS, DEADLINE, OVERFLOW). NULL: EINVAL, ENOMEM,
+ * ECANCELED (the pool is stopping).
  */
 struct evt_conn *evt_connect_sized(struct evt_worker *worker, const char *url,
 	const struct evt_handlers *handlers, size_t handlers_size,
 	const struct evt_connect_options *options, size_t options_size,
 	void *arg);
 
-/* The same to the first of these addresses that answers; the list is copied.
- * Each gets its share of connect_ms. */
+/* The same to the first of these addresses (64 at most) that answers; the list
+ * is copied. Each gets its share of connect_ms. */
 struct evt_conn *evt_connect_addrs_sized(struct evt_worker *worker,
 	const struct addrinfo *addrs, const struct evt_handlers *handlers,
 	size_t handlers_size, const struct evt_connect_options *options,

@@ -46,7 +46,8 @@ enum evt_choice {
 struct evt_listen_options {
 	int max_conns;    /* open at a time: the limit of descriptors less 32.
 			     Above it accepting pauses, and clients wait in the
-			     kernel's queue */
+			     kernel's queue. A place is free when the descriptor
+			     is closed, which may be 5 s after on_close */
 	int backlog;      /* of that queue: the system's maximum */
 	int accept_batch; /* accepted in one wake-up, 1 to 64: 16 */
 	int refuse;       /* not 0: above max_conns close clients at once */
@@ -70,7 +71,8 @@ struct evt_listen_options {
 	int (*choose)(
 		struct evt_pool *pool, const struct sockaddr *peer, void *arg);
 
-	/* Listening itself has failed (error: an errno) and ended. */
+	/* Listening itself has failed (error: an errno) and ended; with
+	 * reuseport that of one worker. */
 	void (*on_error)(struct evt_listener *listener, int error, void *arg);
 
 	/* Open at a time from one address (in IPv6 one /64): no limit. Above it
@@ -93,8 +95,9 @@ struct evt_listen_options {
  *
  * NULL: EINVAL with a line that says what is wrong with url or options;
  * EADDRINUSE, EACCES, ... of bind(2); ENOENT (no such name); EPROTONOSUPPORT
- * (udp: and unixgram: are not served yet); ECANCELED (stopping). evt_pool_run
- * then gives -1 too.
+ * (udp: and unixgram: are not served yet); ENAMETOOLONG; ECANCELED (stopping);
+ * ENXIO (its accepting thread is lost). If that is before the pool runs,
+ * evt_pool_run gives -1 too: to try another address takes a new pool.
  */
 struct evt_listener *evt_listen_sized(struct evt_pool *pool, const char *url,
 	const struct evt_handlers *handlers, size_t handlers_size,

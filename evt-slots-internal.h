@@ -26,6 +26,7 @@ struct evt_slots {
 	uint32_t nr_slabs;
 	uint32_t room;    /* for so many slabs */
 	uint32_t partial; /* of the slabs with a free slot the first */
+	uint32_t empty;   /* of the slabs without memory the first */
 	uint32_t nr_used;
 };
 

@@ -24,14 +24,14 @@ struct evt_slab {
 	uint64_t used;    /* a bit for each slot */
 	uint64_t retired; /* of these no generation is left */
 	uint32_t base;    /* while given back: the highest generation it gave */
-	uint32_t next;    /* with a free slot, or NO_SLAB */
+	uint32_t next;    /* in the list that it is in, or NO_SLAB */
 };
 
 void evt_slots_init_(struct evt_slots *slots, size_t element)
 {
 	memset(slots, 0, sizeof(*slots));
 	slots->element = element;
-	slots->partial = NO_SLAB;
+	slots->partial = slots->empty = NO_SLAB;
 }
 
 void evt_slots_free_(struct evt_slots *slots)
@@ -62,17 +62,16 @@ static bool is_full(const struct evt_slab *slab)
 	return (slab->used | slab->retired) == UINT64_MAX;
 }
 
-/* The first slab without memory, a new one at the end; NULL: none. */
+/* A slab that was given back, or else a new one at the end, which stays in the
+ * list of those without memory; NULL: none. */
 static struct evt_slab *slab_without_memory(struct evt_slots *slots)
 {
 	uint32_t room = slots->room ? 2 * slots->room : FIRST_ROOM;
+	uint32_t i = slots->nr_slabs;
 	struct evt_slab *slabs;
-	uint32_t i = 0;
 
-	while (i < slots->nr_slabs && slots->slabs[i].elements)
-		i++;
-	if (i < slots->nr_slabs)
-		return &slots->slabs[i];
+	if (slots->empty != NO_SLAB)
+		return &slots->slabs[slots->empty];
 	if (i == MAX_SLABS)
 		return NULL;
 	if (i == slots->room) {
@@ -83,6 +82,8 @@ static struct evt_slab *slab_without_memory(struct evt_slots *slots)
 		slots->room = room;
 	}
 	memset(&slots->slabs[i], 0, sizeof(slots->slabs[i]));
+	slots->slabs[i].next = NO_SLAB;
+	slots->empty = i;
 	slots->nr_slabs++;
 	return &slots->slabs[i];
 }
@@ -100,6 +101,7 @@ static bool add_slab(struct evt_slots *slots)
 		return false;
 	for (at = 0; at < SLAB_SLOTS; at++)
 		slot_at(slots, slab, at)->generation = slab->base;
+	slots->empty = slab->next;
 	slab->next = slots->partial;
 	slots->partial = (uint32_t)(slab - slots->slabs);
 	return true;
@@ -149,6 +151,8 @@ static void give_back(struct evt_slots *slots, struct evt_slab *slab)
 	}
 	free(slab->elements);
 	slab->elements = NULL;
+	slab->next = slots->empty;
+	slots->empty = (uint32_t)(slab - slots->slabs);
 }
 
 void evt_slots_give_(struct evt_slots *slots, struct evt_slot *slot)

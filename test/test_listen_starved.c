@@ -18,6 +18,29 @@ static void a_client_survives_each_allocation(void **state)
 	assert_true(torture(&scenario) >= 2);
 }
 
+static void no_task(struct evt_worker *worker, void *arg)
+{
+	(void)worker, (void)arg;
+}
+
+/* K01: whoever is sent away is told of, whichever way it came. */
+static void a_client_without_memory_has_a_line(void **state)
+{
+	struct evt_listen_options options = {0};
+
+	(void)state;
+	for (; options.reuseport < 2; options.reuseport++) {
+		start_with(&echo_handlers, &options);
+		assert_true(on_worker(0, no_task, NULL)); /* it listens */
+		fail_allocation(1, true);
+		assert_int_equal(dial_and_ask(), ENDED);
+		fail_allocation(0, false);
+		assert_true(WAIT_FOR(log_has("no memory for a connection")));
+		assert_int_equal(end_server().dropped, 1);
+		log_forget();
+	}
+}
+
 static enum outcome dial_seventy(void)
 {
 	enum outcome worst = SERVED;
@@ -286,6 +309,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		SERVER_TEST(a_client_survives_each_allocation),
+		SERVER_TEST(a_client_without_memory_has_a_line),
 		SERVER_TEST(a_crowd_survives_each_allocation),
 		SERVER_TEST(a_message_in_pieces_survives_each_allocation),
 		SERVER_TEST(a_slow_reader_survives_each_allocation),

@@ -221,6 +221,38 @@ static void a_paused_connection_is_waited_for_until_it_is_resumed(void **state)
 	free_pool();
 }
 
+static void pause_the_first(struct evt_conn *conn, void *arg)
+{
+	if (atomic_load(&seen.opened) == 0)
+		evt_conn_pause(conn);
+	note_open(conn, arg);
+}
+
+/* D05: though nothing has come for it. */
+static void a_paused_connection_is_waited_for_though_it_is_empty(void **state)
+{
+	const struct evt_pool_options one = {.workers = 1, .grace_ms = -1};
+	const struct evt_handlers handlers = {.on_open = pause_the_first,
+		.on_data = echo_data,
+		.on_close = note_close};
+	char text[3];
+	int clients[2];
+
+	(void)state;
+	start_pool(&one, &handlers, NULL);
+	connect_clients(&clients[0], 1);
+	connect_clients(&clients[1], 1);
+	evt_pool_stop(pool);
+	assert_true(at_end(clients[1])); /* so the worker has been told */
+	assert_true(send_all(clients[0], "abc", 3));
+	assert_int_equal(evt_pool_post_all(pool, resume_all, NULL), 1);
+	assert_true(receive_all(clients[0], text, 3));
+	assert_true(at_end(clients[0]));
+	close_clients(clients, 2);
+	expect_a_balanced_end();
+	free_pool();
+}
+
 static size_t want_ten(
 	struct evt_conn *conn, const char *data, size_t len, void *arg)
 {
@@ -384,6 +416,8 @@ int main(void)
 		LEDGER_TEST(one_that_does_not_read_is_aborted_after_the_grace),
 		LEDGER_TEST(
 			a_paused_connection_is_waited_for_until_it_is_resumed),
+		LEDGER_TEST(
+			a_paused_connection_is_waited_for_though_it_is_empty),
 		LEDGER_TEST(half_a_message_is_waited_for),
 		LEDGER_TEST(what_lay_in_the_kernel_is_answered_before),
 		LEDGER_TEST(all_that_lay_in_the_kernel_is_read_before),
