@@ -148,7 +148,10 @@ bool evt_conn_linger_(struct evt_conn *conn)
 
 void evt_conn_hasten_(struct evt_conn *conn)
 {
-	conn->deadline_ms = conn->home->worker->now_ms + LINGER_STOP_MS;
+	uint32_t until_ms = conn->home->worker->now_ms + LINGER_STOP_MS;
+
+	if ((int32_t)(conn->deadline_ms - until_ms) > 0)
+		conn->deadline_ms = until_ms;
 	evt_conn_schedule_(conn);
 }
 

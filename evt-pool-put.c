@@ -128,12 +128,13 @@ static inline int try_put(struct evt_pool *pool, struct evt_worker *worker,
 	return error;
 }
 
-/* A worker may be the only one who could make room. */
+/* A worker may be the only one who could make room. And the boss of a pool of
+ * evt_pool_new is who sees to a stop, of which it hears in its loop alone. */
 static bool may_wait(void)
 {
 	struct evt_worker *self = evt_thread_self_();
 
-	return !self || self->index == -1;
+	return !self || (self->index == -1 && !self->pool->owned);
 }
 
 /* The caller is counted among the waiters before it tries again: a worker

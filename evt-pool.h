@@ -156,9 +156,9 @@ typedef void (*evt_task)(struct evt_worker *worker, void *arg);
  * exactly once, also while the pool stops. If the worker has lost its thread
  * (a callback ended it), it runs on another; if none has room, a line tells
  * that it does not run.
- * When the pipe is full a worker gets EAGAIN, since it might wait for itself;
- * other threads wait for room. ECANCELED once the pool has ended. ENXIO if
- * no worker is left. ENOTCONN before run or start.
+ * When the pipe is full a library thread gets EAGAIN, since it might wait for
+ * itself; other threads wait for room. ECANCELED once the pool has ended.
+ * ENXIO if no worker is left. ENOTCONN before run or start.
  */
 int evt_worker_post(struct evt_worker *worker, evt_task task, void *arg);
 

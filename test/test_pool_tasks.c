@@ -270,6 +270,49 @@ static void a_stop_ends_the_wait_of_a_thread_for_room(void **state)
 	free_pool();
 }
 
+static atomic_int choose_error;
+
+static int fill_in_choose(
+	struct evt_pool *self, const struct sockaddr *peer, void *arg)
+{
+	struct evt_worker *worker = evt_pool_worker(self, 0);
+	int i;
+
+	(void)peer;
+	(void)arg;
+	for (i = 0;
+		i < 5000 && evt_worker_post(worker, note_task_ran, NULL) == 0;
+		i++)
+		atomic_fetch_add(&tally.served, 1);
+	atomic_store(&choose_error, errno);
+	return 1;
+}
+
+/* C03: the one that has to see to the stop. */
+static void a_stop_ends_the_wait_of_the_accepting_thread_for_room(void **state)
+{
+	const struct evt_listen_options how = {
+		.choice = EVT_CHOICE_FUNCTION, .choose = fill_in_choose};
+	int client;
+
+	(void)state;
+	make_pool(NULL, NULL, &how);
+	atomic_store(&choose_error, 0);
+	atomic_store(&small_pipes, true);
+	assert_int_equal(evt_pool_start(pool), 0);
+	atomic_store(&small_pipes, false);
+	hold_worker(0);
+	client = connect_to(pool_port);
+	assert_true(WAIT_FOR(atomic_load(&tally.served) >= 128));
+	evt_pool_stop(pool);
+	assert_true(WAIT_FOR(atomic_load(&choose_error) != 0));
+	open_gate();
+	assert_int_equal(evt_pool_wait(pool), 0);
+	assert_int_equal(atomic_load(&seen.tasks), atomic_load(&tally.served));
+	close(client);
+	free_pool();
+}
+
 /* C01, C03 */
 static void a_thread_that_waits_for_room_goes_on_when_there_is_some(
 	void **state)
@@ -397,6 +440,8 @@ int main(void)
 		LEDGER_TEST(a_task_that_posts_itself_does_not_hold_up_a_stop),
 		LEDGER_TEST(a_worker_that_fills_its_own_pipe_is_refused),
 		LEDGER_TEST(a_stop_ends_the_wait_of_a_thread_for_room),
+		LEDGER_TEST(
+			a_stop_ends_the_wait_of_the_accepting_thread_for_room),
 		LEDGER_TEST(
 			a_thread_that_waits_for_room_goes_on_when_there_is_some),
 		LEDGER_TEST(posting_to_all_ends_at_the_first_full_pipe),
