@@ -52,7 +52,8 @@ struct evt_acceptor {
 	bool told;             /* this one has its lines */
 	int64_t told_since_ms; /* the second in which they are counted */
 	unsigned nr_told;
-	bool broken; /* the socket itself has failed */
+	int64_t why_told_ms; /* when a limit had its line */
+	bool broken;         /* the socket itself has failed */
 
 	atomic_bool paused;    /* evt_acceptor_nudge_ is welcome */
 	atomic_ulong accepted; /* counters, written by its worker */

@@ -23,6 +23,7 @@
 #define PAUSE_MIN_MS  10L
 #define PAUSE_MAX_MS  100L
 #define TOLD_A_SECOND EVT_LOG_BURST
+#define WHY_MS        10000 /* between two lines of a limit that is reached */
 
 int evt_acceptor_open_(struct evt_acceptor *acceptor,
 	const struct sockaddr *addr, socklen_t len, int socktype,
@@ -54,6 +55,7 @@ void evt_acceptor_take_(struct evt_acceptor *acceptor, int fd, int socktype)
 	acceptor->socktype = socktype;
 	acceptor->state = EVT_ACCEPTOR_OPEN;
 	acceptor->told_since_ms = 0;
+	acceptor->why_told_ms = -WHY_MS;
 	atomic_store(&acceptor->accepted, 0);
 	atomic_store(&acceptor->pauses, 0);
 	atomic_store(&acceptor->vanished, 0);
@@ -341,9 +343,15 @@ void evt_acceptor_pause_(
 {
 	if (acceptor->broken || atomic_load(&acceptor->paused))
 		return;
-	if (begin_episode(acceptor))
+	/* Where clients come and go at a limit there is an episode for each:
+	 * that it is full is told now and then, and not that it goes on. */
+	if (begin_episode(acceptor) &&
+		acceptor->paused_at_ms - acceptor->why_told_ms >= WHY_MS) {
+		acceptor->why_told_ms = acceptor->paused_at_ms;
 		evt_log_(EVT_LOG_WARN, "accepting on %s pauses: %s",
 			acceptor->where, why);
+	}
+	acceptor->told = false;
 	begin_pause(acceptor, wait);
 }
 

@@ -290,6 +290,9 @@ void evt_home_on_event_(struct evt_worker *, uint64_t key, uint32_t events);
 
 /* evt-conn-time.c */
 
+/* The time, for what happens now. */
+uint32_t evt_home_now_ms_(struct evt_home *);
+
 /* The timer is due. */
 void evt_home_tick_(struct evt_home *);
 

@@ -207,7 +207,7 @@ static bool read_once(struct evt_conn *conn)
 		return false;
 	}
 	conn->flags |= EVT_CONN_GOT_BYTE;
-	conn->moved_ms = home->worker->now_ms;
+	conn->moved_ms = evt_home_now_ms_(home);
 	evt_count_(&home->worker->counters.bytes_in, (unsigned long)len);
 	if (!conn->input) {
 		deliver(conn, home->buffer, (size_t)len);

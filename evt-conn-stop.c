@@ -115,8 +115,14 @@ static void lose(struct evt_conn *conn)
 
 void evt_home_lose_(struct evt_worker *worker)
 {
+	struct evt_home *home = worker->state;
 	int state = evt_callback_begin_(worker);
 
-	each(worker->state, lose);
+	each(home, lose);
 	evt_callback_end_(worker, state);
+	/* There are no later turns in which the rest would be settled. */
+	while (home->first_touched || home->done.first || home->gatherer) {
+		state = evt_callback_begin_(worker);
+		evt_callback_end_(worker, state);
+	}
 }

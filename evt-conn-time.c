@@ -97,12 +97,16 @@ static void set_tick(struct evt_home *home, uint32_t now_ms)
 	timerfd_settime(home->tick_fd, 0, &when, NULL);
 }
 
-/* now_ms is that of this turn; outside of one, a timeout that is set must not
- * count from the last. */
-static uint32_t home_now_ms(const struct evt_home *home)
+/* The clock is read when a turn begins, which will do for the first thing that
+ * happens in it; callbacks may have taken long by the second. */
+uint32_t evt_home_now_ms_(struct evt_home *home)
 {
-	return home->worker->depth > 0 ? home->worker->now_ms
-				       : (uint32_t)evt_now_ms_();
+	struct evt_worker *worker = home->worker;
+
+	if (worker->depth == 0 || worker->clock_used)
+		return (uint32_t)evt_now_ms_();
+	worker->clock_used = true;
+	return worker->now_ms;
 }
 
 static void schedule(struct evt_conn *conn, uint32_t now_ms)
@@ -121,7 +125,7 @@ static void schedule(struct evt_conn *conn, uint32_t now_ms)
 
 void evt_conn_schedule_(struct evt_conn *conn)
 {
-	schedule(conn, home_now_ms(conn->home));
+	schedule(conn, evt_home_now_ms_(conn->home));
 }
 
 /* What the time has come for */
@@ -259,6 +263,9 @@ void evt_home_tick_(struct evt_home *home)
 		bool goes = conn->flags & EVT_CONN_LINGERING;
 
 		evt_wheel_remove_(&home->wheel, &conn->timer);
+		if ((conn->flags & (EVT_CONN_ENDED | EVT_CONN_CLOSED)) ==
+			EVT_CONN_ENDED)
+			continue; /* by what was due before it */
 		if (!look(conn, now_ms, false)) {
 			schedule(conn, now_ms);
 			continue;

@@ -90,9 +90,7 @@ static void note_sent(struct evt_conn *conn, size_t len)
 {
 	if (len == 0)
 		return;
-	/* Not that of the turn: this callback may have taken long, and outside
-	 * of one that is the last's. */
-	conn->moved_ms = (uint32_t)evt_now_ms_();
+	conn->moved_ms = evt_home_now_ms_(conn->home);
 	evt_count_(&evt_conn_counters_(conn)->bytes_out, (unsigned long)len);
 }
 

@@ -99,7 +99,7 @@ void evt_conn_open_(struct evt_conn *conn, atomic_ulong *counter)
 
 	evt_count_(counter, 1);
 	evt_count_(&evt_conn_counters_(conn)->open, 1);
-	conn->moved_ms = conn->opened_ms = conn->home->worker->now_ms;
+	conn->moved_ms = conn->opened_ms = evt_home_now_ms_(conn->home);
 	if (setup->lifetime_ms > 0 && !(conn->flags & EVT_CONN_HAS_DEADLINE)) {
 		conn->deadline_ms = conn->opened_ms +
 			(uint32_t)setup->lifetime_ms;

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -104,8 +105,12 @@ static void pause_for_room(struct evt_acceptor *acceptor)
 static void pause_at_limit(
 	struct evt_listener *listener, struct evt_acceptor *acceptor)
 {
-	evt_acceptor_pause_(
-		acceptor, "as many connections as allowed are open", false);
+	char why[64];
+
+	snprintf(why, sizeof(why),
+		"%d connections are open, as many as allowed",
+		listener->options.max_conns);
+	evt_acceptor_pause_(acceptor, why, false);
 	/* With evt_pool_nudge_: one may have gone before that. */
 	if (has_place(listener))
 		evt_acceptor_resume_(acceptor);
@@ -527,8 +532,10 @@ static int parse(const char *text, struct evt_url *url)
 
 	if (evt_url_parse_(text, url, &why) == 0)
 		return 0;
-	return evt_fail_(
-		errno, "evt_listen on \"%s\": %s", text ? text : "(null)", why);
+	/* Without errno's text: why says more. */
+	evt_log_(EVT_LOG_ERROR, "evt_listen on \"%s\": %s",
+		text ? text : "(null)", why);
+	return -1;
 }
 
 static struct evt_listener *listen_on(struct evt_pool *pool, const char *text,

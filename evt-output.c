@@ -296,16 +296,20 @@ void evt_done_add_(struct evt_done *done, struct evt_piece *piece)
 /* One that writes again must not keep the worker for ever. */
 void evt_done_call_(struct evt_done *done)
 {
-	struct evt_piece *piece = done->first;
+	const struct evt_piece *last = done->last;
+	struct evt_piece *piece;
+	bool more = true;
 
-	done->first = done->last = NULL;
-	while (piece) {
-		struct evt_piece *next = piece->next;
+	/* Taken one by one: a done may end its thread. */
+	while (more && (piece = done->first)) {
 		void (*fn)(void *) = piece->done;
 		void *arg = piece->arg;
 
+		more = piece != last;
+		done->first = piece->next;
+		if (!done->first)
+			done->last = NULL;
 		free(piece);
 		fn(arg);
-		piece = next;
 	}
 }

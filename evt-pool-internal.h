@@ -93,6 +93,7 @@ struct evt_worker {
 	int depth;        /* callbacks within callbacks */
 	int64_t now_us;   /* when this turn began */
 	uint32_t now_ms;  /* the same in milliseconds, modulo 2^32 */
+	bool clock_used;  /* that is not now any more: see evt_home_now_ms_ */
 	unsigned changes; /* the pool's, as far as seen */
 
 	/* The boss alone. */

@@ -447,7 +447,8 @@ int evt_pool_wait(struct evt_pool *pool)
 void evt_pool_free(struct evt_pool *pool)
 {
 	if (!pool || evt_forked_() || !pool->owned || evt_thread_self_()) {
-		evt_log_(EVT_LOG_ERROR, "evt_pool_free: not here");
+		evt_log_(EVT_LOG_ERROR, "evt_pool_free %s",
+			pool ? "where it may not be called" : "of NULL");
 		return;
 	}
 	evt_pool_stop(pool);
@@ -523,7 +524,7 @@ static void tell_drained(struct evt_pool *pool)
 		return;
 	evt_log_(aborted ? EVT_LOG_WARN : EVT_LOG_INFO,
 		"stopped: of %lu connections %lu were idle, %lu finished, "
-		"%lu aborted at the end of the grace",
+		"%lu aborted",
 		idle + finished + aborted, idle, finished, aborted);
 }
 

@@ -104,14 +104,38 @@ static int add_inbox(struct evt_worker *worker)
 	return -1;
 }
 
+/* A program knows the workers of a pool of evt_pool_new before they run: what
+ * other threads look at is only written if it changes, and their counters
+ * stay. */
+static void begin_anew(
+	struct evt_worker *worker, struct evt_pool *pool, int index)
+{
+	if (worker->pool != pool)
+		worker->pool = pool;
+	if (worker->index != index)
+		worker->index = index;
+	worker->state = NULL;
+	worker->poll_fd = -1;
+	worker->batch.fill = worker->batch.next = 0;
+	worker->at_stop = NULL;
+	worker->done = worker->broken = false;
+	worker->reads_directly = worker->in_loop = worker->has_conns = false;
+	worker->depth = 0;
+	worker->changes = 0;
+	worker->assigned = 0;
+	worker->stalled = false;
+	atomic_store(&worker->serving, -1);
+	atomic_store(&worker->closing, false);
+	atomic_store(&worker->lost, false);
+	atomic_store(&worker->drained, false);
+	atomic_store(&worker->turn, 0);
+	atomic_store(&worker->delivered, 0);
+}
+
 int evt_worker_init_(
 	struct evt_worker *worker, struct evt_pool *pool, int index)
 {
-	memset(worker, 0, sizeof(*worker));
-	worker->pool = pool;
-	worker->index = index;
-	atomic_init(&worker->serving, -1);
-	worker->poll_fd = -1;
+	begin_anew(worker, pool, index);
 	if (evt_pipe_open_(&worker->pipe) == -1)
 		return -1;
 	if (pool->hooks->on_event && index != -1 && open_poll(worker) == -1)
@@ -203,6 +227,7 @@ static void begin_turn(struct evt_worker *worker)
 	unsigned turn = atomic_load_explicit(
 		&worker->turn, memory_order_relaxed);
 
+	worker->clock_used = false;
 	worker->now_us = evt_now_us_();
 	worker->now_ms = (uint32_t)(worker->now_us / 1000);
 	if (worker->index == -1)

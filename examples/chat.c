@@ -215,8 +215,8 @@ static void leave(struct evt_conn *conn, const char *why)
 /* What they type */
 
 /* Copies a line, without its end and control characters: how long it was, or 0
- * if it has not come wholly. */
-static size_t take_line(const char *data, size_t len, char *text)
+ * if it has not come wholly, and more may come. */
+static size_t take_line(const char *data, size_t len, char *text, bool at_end)
 {
 	size_t most = len < MAX_LINE ? len : MAX_LINE;
 	const char *end = memchr(data, '\n', most);
@@ -227,7 +227,7 @@ static size_t take_line(const char *data, size_t len, char *text)
 		if (!iscntrl((unsigned char)data[i]))
 			*text++ = data[i];
 	*text = '\0';
-	return end || most == MAX_LINE ? used : 0;
+	return end || most == MAX_LINE || at_end ? used : 0;
 }
 
 static void list(struct evt_conn *conn)
@@ -273,7 +273,7 @@ static size_t on_data(
 {
 	struct member *member = evt_conn_data(conn);
 	char text[MAX_LINE + 1] = "";
-	size_t used = take_line(data, len, text);
+	size_t used = take_line(data, len, text, evt_conn_at_eof(conn) == 1);
 
 	(void)arg;
 	if (used == 0 || text[0] == '\0')
