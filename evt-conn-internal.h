@@ -135,9 +135,11 @@ struct evt_home {
 	unsigned nr_lingering;
 	struct evt_conn *first_lingering; /* in the line, linked by ... */
 	struct evt_conn *last_lingering;  /* ... next_touched */
-	uint32_t look_ms;                 /* not before that */
-	bool draining; /* the pool is stopping, and they know */
-	bool hurried;  /* its grace is over: what comes is cut */
+	uint32_t look_ms;                 /* the last in vain */
+	bool draining;    /* the pool is stopping, and they know */
+	size_t inbox_end; /* draining: worker->batch.taken when all that was in
+			     the pipe before it has been read */
+	bool hurried;     /* its grace is over: what comes is cut */
 
 	/* Touched in this turn, in that order. */
 	struct evt_conn *first_touched;

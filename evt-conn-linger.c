@@ -161,7 +161,8 @@ void evt_home_look_at_line_(struct evt_home *home)
 	struct evt_conn *conn;
 	int looks = 0;
 
-	if ((int32_t)(now_ms - home->look_ms) < 0)
+	/* So, since look_ms may be from weeks ago. */
+	if (now_ms - home->look_ms < PAUSE_MS)
 		return;
 	while ((conn = home->first_lingering) && looks++ < LOOKS_A_TURN &&
 		now_ms - conn->opened_ms >= YOUNG_MS) {
@@ -169,7 +170,7 @@ void evt_home_look_at_line_(struct evt_home *home)
 			evt_conn_dispose_(conn);
 			continue;
 		}
-		home->look_ms = now_ms + PAUSE_MS;
+		home->look_ms = now_ms;
 		if (now_ms - conn->opened_ms < EVT_LINE_MS)
 			break;
 		watch(conn);

@@ -89,6 +89,8 @@ void evt_home_on_event_(
 	if (!conn)
 		return;
 	evt_turn_begin_(worker);
+	/* Bytes move before a callback can take long. */
+	worker->clock_used = false;
 	on_ready(conn, events);
 	evt_turn_end_(worker);
 }

@@ -84,6 +84,10 @@ void evt_home_stop_(struct evt_worker *worker)
 
 	if (atomic_load(&pool->draining) && !home->draining) {
 		home->draining = true;
+		/* The boss accepts no more: its last is among these. Tasks
+		 * that come later do not keep the pool from stopping. */
+		home->inbox_end = worker->batch.taken +
+			evt_worker_unread_(worker);
 		each(home, evt_conn_tell_stop_);
 	}
 	if (atomic_load(&pool->hurry)) {
@@ -96,9 +100,8 @@ void evt_home_report_(struct evt_home *home)
 {
 	struct evt_worker *worker = home->worker;
 
-	/* The boss accepts no more: what is not here lies in the pipe. */
 	if (home->slots.nr_used > 0 || atomic_load(&worker->drained) ||
-		(!home->hurried && !evt_worker_is_empty_(worker)))
+		(ptrdiff_t)(worker->batch.taken - home->inbox_end) < 0)
 		return;
 	atomic_store(&worker->drained, true);
 	evt_pool_wake_boss_(worker->pool);

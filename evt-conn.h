@@ -106,10 +106,13 @@ struct evt_handlers {
 		const struct evt_datagram *batch, int n, void *arg);
 };
 
-/* Writing. 0, or -1 and nothing taken: ENOTCONN when it is closing, EPIPE after
- * evt_conn_finish, ENOBUFS when more than max_output would be unsent, which
- * ends the connection with EVT_REASON_OVERFLOW; ENOMEM; EINVAL. A peer that
- * has left is told by on_close, not here. */
+/*
+ * Writing. 0, or -1 and nothing taken: ENOTCONN when it is closing, EPIPE after
+ * evt_conn_finish, EINVAL; ENOMEM, and for a copy the connection ends, since
+ * its stream would have a gap; ENOBUFS when more than max_output would be
+ * unsent, which ends it with EVT_REASON_OVERFLOW. A peer that has left is told
+ * by on_close, not here.
+ */
 
 /* The bytes are copied, or sent, before it returns. */
 int evt_conn_write(struct evt_conn *conn, const void *data, size_t len);
@@ -168,7 +171,7 @@ int evt_conn_finish(struct evt_conn *conn);
 /*
  * No more handlers but on_close; closes once the output is flushed. The peer
  * gets all of it: what it still sends is thrown away until it closes too, for
- * 5 s at most.
+ * 5 s or 64 MiB at most, and 1,024 of a worker's at a time.
  */
 void evt_conn_close(struct evt_conn *conn);
 
@@ -219,8 +222,8 @@ struct evt_connect_options {
  * name would block (evt_connect_addrs takes what a resolver gave). It may be
  * written to at once. on_open follows when it is connected; or on_close alone,
  * with EVT_REASON_FAILED and evt_conn_error, or with what the program itself
- * brought about before (OURS, DEADLINE, OVERFLOW). NULL: EINVAL, ENOMEM,
- * ECANCELED (the pool is stopping).
+ * brought about before (OURS, DEADLINE, OVERFLOW, STOPPED). NULL: EINVAL,
+ * ENOMEM, ECANCELED (the pool is stopping).
  */
 struct evt_conn *evt_connect_sized(struct evt_worker *worker, const char *url,
 	const struct evt_handlers *handlers, size_t handlers_size,

@@ -381,11 +381,11 @@ static void drop(struct evt_pool *pool, const struct evt_record *record)
 {
 	struct evt_listener *listener = record->arg;
 
-	(void)pool;
 	/* Any thread that posts may come here: not into a thread's counters. */
 	atomic_fetch_add(&pool->dropped, 1);
 	close(record->fd);
 	on_gone(&listener->setup, record->generation);
+	evt_pool_nudge_(pool);
 }
 
 static int init(struct evt_worker *worker)

@@ -61,9 +61,10 @@ struct evt_batch {
 		struct evt_record
 			records[EVT_BATCH_BYTES / sizeof(struct evt_record)];
 	};
-	size_t fill; /* bytes; a part of a record, or of what follows one, may
+	size_t fill;  /* bytes; a part of a record, or of what follows one, may
 			be last */
-	size_t next; /* records */
+	size_t next;  /* records */
+	size_t taken; /* bytes that were ever read */
 };
 
 /* A non-blocking pipe with as much room as the system gives, up to 256 KiB. */

@@ -86,6 +86,7 @@ int evt_pipe_take_(const struct evt_pipe *pipe, struct evt_batch *batch)
 	if (len <= 0)
 		return (int)len;
 	batch->fill += (size_t)len;
+	batch->taken += (size_t)len;
 	return 1;
 }
 

@@ -312,8 +312,8 @@ void evt_callback_end_(struct evt_worker *, int state);
 void evt_turn_begin_(struct evt_worker *);
 void evt_turn_end_(struct evt_worker *);
 
-/* Has no record in its pipe. On the worker. */
-bool evt_worker_is_empty_(const struct evt_worker *);
+/* The bytes in its pipe. On the worker. */
+size_t evt_worker_unread_(const struct evt_worker *);
 
 /* evt-pool.c: starting, choosing a worker, stopping. */
 
@@ -346,6 +346,9 @@ void evt_pool_tell_(struct evt_pool *);
 
 /* A worker has read from its pipe. */
 void evt_pool_tell_of_room_(struct evt_pool *);
+
+/* While draining, the grace being over. */
+void evt_pool_end_deaf_(struct evt_pool *);
 
 /* A worker is about to end. */
 void evt_pool_worker_left_(struct evt_pool *);

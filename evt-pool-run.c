@@ -29,6 +29,7 @@
 
 #define GRACE_MS 5000
 #define STALL_MS 1000
+#define LOOK_MS  10
 
 const char *evt_version(void)
 {
@@ -535,16 +536,23 @@ void evt_pool_drain_(struct evt_pool *pool)
 
 	atomic_store(&pool->draining, true);
 	evt_pool_changed_(pool);
-	while (!is_drained(pool) && !deaf) {
+	while (!is_drained(pool)) {
 		int left = hurried ? -1 : grace_left_ms(pool);
 
 		if (left == 0) {
 			hurried = true;
 			atomic_store(&pool->hurry, true);
 			evt_pool_changed_(pool);
+			evt_pool_end_deaf_(pool);
 			continue;
 		}
-		deaf = listen_to_pipe(pool, left) == -1;
+		/* A boss that hears nothing looks again and again. */
+		if (deaf && (left == -1 || left > LOOK_MS))
+			left = LOOK_MS;
+		if (deaf)
+			poll(NULL, 0, left);
+		else
+			deaf = listen_to_pipe(pool, left) == -1;
 	}
 	tell_drained(pool);
 }

@@ -127,12 +127,30 @@ void evt_pool_request_stop_(struct evt_pool *pool)
 	if (atomic_load(&pool->phase) == EVT_POOL_RUNNING) {
 		pool->stop_ms = evt_now_ms_();
 		set_phase(pool, EVT_POOL_STOPPING);
-		/* A full pipe wakes the boss as well. */
-		if (evt_pipe_put_(&pool->boss.pipe, &wake) == -1 &&
+		/* A full pipe wakes the boss as well; and where it is the boss
+		 * who asks, it is awake (and may be the program's thread). */
+		if (evt_thread_self_() != &pool->boss &&
+			evt_pipe_put_(&pool->boss.pipe, &wake) == -1 &&
 			errno != EAGAIN)
 			end_deaf_thread(&pool->boss);
 	}
 	pthread_mutex_unlock(&pool->lock);
+}
+
+/* A worker whose pipe was closed by somebody else hears of no stop. */
+void evt_pool_end_deaf_(struct evt_pool *pool)
+{
+	const struct evt_record wake = {.kind = EVT_RECORD_WAKE};
+	int i;
+
+	for (i = 0; i < pool->nr_workers; i++) {
+		struct evt_worker *worker = &pool->workers[i];
+
+		if (!atomic_load(&worker->drained) &&
+			evt_pipe_put_(&worker->pipe, &wake) == -1 &&
+			errno != EAGAIN)
+			end_deaf_thread(worker);
+	}
 }
 
 static void take_nothing_more(struct evt_pool *pool)

@@ -53,8 +53,11 @@
  *		to a peer that left raises no SIGPIPE.
  * Descriptors	All close-on-exec, none below 3.
  * fork		A program may fork (to become a daemon) after evt_pool_new and
- *		evt_listen, before run or start. In a child forked later every
- *		call gives EPERM; the parent is not affected.
+ *		evt_listen, before run or start, and the parent then just ends.
+ *		In a child forked later every call that does something gives
+ *		EPERM; the parent is not affected. Until it executes another
+ *		program a child forked during evt_pool_run ignores SIGINT and
+ *		SIGTERM, whose handler it has.
  */
 #ifndef EVT_POOL_H
 #define EVT_POOL_H
@@ -108,7 +111,7 @@ struct evt_pool *evt_pool_new_sized(
  * there loses none. 0 once it has stopped. -1: could not be started (EMFILE,
  * ENOMEM, EAGAIN, ...); ECONNABORTED: an evt_listen on this pool had failed, so
  * that a program need not look at each; EALREADY: a pool serves once; ENXIO:
- * the calling thread was lost (a callback ended it).
+ * its loop failed.
  */
 int evt_pool_run(struct evt_pool *pool);
 

@@ -47,7 +47,8 @@ static void after_fork_in_child(void)
 	evt_log_after_fork_();
 }
 
-static void after_fork_in_parent(void)
+/* Before, or what is closed right after the fork would be missed. */
+static void before_fork(void)
 {
 	atomic_store(&evt_has_forked_, true);
 }
@@ -191,7 +192,7 @@ static pthread_once_t fork_handler = PTHREAD_ONCE_INIT;
 
 static void register_fork_handler(void)
 {
-	pthread_atfork(NULL, after_fork_in_parent, after_fork_in_child);
+	pthread_atfork(before_fork, NULL, after_fork_in_child);
 }
 
 int evt_worker_start_(
@@ -227,7 +228,7 @@ static void begin_turn(struct evt_worker *worker)
 	unsigned turn = atomic_load_explicit(
 		&worker->turn, memory_order_relaxed);
 
-	worker->clock_used = false;
+	worker->clock_used = true; /* but see evt_home_on_event_ */
 	worker->now_us = evt_now_us_();
 	worker->now_ms = (uint32_t)(worker->now_us / 1000);
 	if (worker->index == -1)
@@ -388,12 +389,13 @@ static void look_for_changes(struct evt_worker *worker)
 	pool->hooks->on_change(worker);
 }
 
-bool evt_worker_is_empty_(const struct evt_worker *worker)
+size_t evt_worker_unread_(const struct evt_worker *worker)
 {
 	int bytes = 0;
 
-	return ioctl(worker->pipe.read_fd, FIONREAD, &bytes) == -1 ||
-		bytes == 0;
+	if (ioctl(worker->pipe.read_fd, FIONREAD, &bytes) == -1)
+		return 0;
+	return (size_t)bytes;
 }
 
 /* One read; false if it brought nothing. */
