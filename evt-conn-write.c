@@ -25,7 +25,7 @@
 int evt_conn_need_unsent_(struct evt_conn *conn)
 {
 	if (!conn->unsent)
-		conn->unsent = calloc(1, sizeof(*conn->unsent));
+		conn->unsent = evt_output_new_();
 	return conn->unsent ? 0 : -1;
 }
 

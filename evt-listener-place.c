@@ -43,7 +43,7 @@ static int free_from(struct evt_listener *listener, unsigned index)
 	for (i = 0; i < nr; i++)
 		if (is_free(&pool->workers[(index + i) % nr]))
 			return (int)((index + i) % nr);
-	return (int)(index % nr);
+	return nr > 0 ? (int)(index % nr) : 0;
 }
 
 /* Open on worker, on the way to it, or about to be. */

@@ -20,7 +20,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BURST_US 20 /* between two wake-ups: more clients are waiting */
+#define BURST_US 20L /* between two wake-ups: more clients are waiting */
 
 static struct evt_listener *first_of(struct evt_pool *pool)
 {

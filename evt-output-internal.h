@@ -27,6 +27,9 @@ struct evt_done {
 	struct evt_piece *last;
 };
 
+/* An empty one, for free(3); NULL: ENOMEM. */
+struct evt_output *evt_output_new_(void);
+
 /* Adds a copy of the parts, less their first skip bytes. -1: ENOMEM, and
  * nothing was added. */
 int evt_output_copy_(struct evt_output *output, const struct iovec *parts,

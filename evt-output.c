@@ -42,6 +42,11 @@ struct evt_piece {
 	char bytes[];
 };
 
+struct evt_output *evt_output_new_(void)
+{
+	return calloc(1, sizeof(struct evt_output));
+}
+
 static void append(struct evt_output *output, struct evt_piece *piece)
 {
 	if (output->last)
@@ -124,7 +129,7 @@ int evt_output_copy_(struct evt_output *output, const struct iovec *parts,
 		if (fits > 0)
 			put(output->last, from, fits);
 		room -= fits;
-		if (left > fits)
+		if (rest)
 			put(rest, from + fits, left - fits);
 	}
 	if (rest)

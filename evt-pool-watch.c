@@ -23,7 +23,7 @@ static void tick_again(struct evt_pool *pool)
 
 	ms = ms > 0 ? ms : 1;
 	delay.tv_sec = ms / 1000;
-	delay.tv_usec = (ms % 1000) * 1000;
+	delay.tv_usec = (suseconds_t)(ms % 1000) * 1000;
 	event_add(pool->watch, &delay); /* its place in the heap is reserved */
 }
 

@@ -24,9 +24,9 @@ struct evt_slots {
 	size_t element;         /* bytes of one */
 	struct evt_slab *slabs; /* nr_slabs of them */
 	uint32_t nr_slabs;
-	uint32_t room;    /* for so many slabs */
-	uint32_t partial; /* of the slabs with a free slot the first */
-	uint32_t empty;   /* of the slabs without memory the first */
+	uint32_t room;     /* for so many slabs */
+	uint32_t partial;  /* of the slabs with a free slot the first */
+	uint32_t nr_empty; /* of the slabs, without memory */
 	uint32_t nr_used;
 };
 

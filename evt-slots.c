@@ -24,14 +24,14 @@ struct evt_slab {
 	uint64_t used;    /* a bit for each slot */
 	uint64_t retired; /* of these no generation is left */
 	uint32_t base;    /* while given back: the highest generation it gave */
-	uint32_t next;    /* in the list that it is in, or NO_SLAB */
+	uint32_t next;    /* with a free slot, or NO_SLAB */
 };
 
 void evt_slots_init_(struct evt_slots *slots, size_t element)
 {
 	memset(slots, 0, sizeof(*slots));
 	slots->element = element;
-	slots->partial = slots->empty = NO_SLAB;
+	slots->partial = NO_SLAB;
 }
 
 void evt_slots_free_(struct evt_slots *slots)
@@ -62,16 +62,18 @@ static bool is_full(const struct evt_slab *slab)
 	return (slab->used | slab->retired) == UINT64_MAX;
 }
 
-/* A slab that was given back, or else a new one at the end, which stays in the
- * list of those without memory; NULL: none. */
+/* The first slab that was given back, or else a new one at the end; NULL:
+ * none. */
 static struct evt_slab *slab_without_memory(struct evt_slots *slots)
 {
 	uint32_t room = slots->room ? 2 * slots->room : FIRST_ROOM;
-	uint32_t i = slots->nr_slabs;
+	uint32_t i = slots->nr_empty > 0 ? 0 : slots->nr_slabs;
 	struct evt_slab *slabs;
 
-	if (slots->empty != NO_SLAB)
-		return &slots->slabs[slots->empty];
+	while (i < slots->nr_slabs && slots->slabs[i].elements)
+		i++;
+	if (i < slots->nr_slabs)
+		return &slots->slabs[i];
 	if (i == MAX_SLABS)
 		return NULL;
 	if (i == slots->room) {
@@ -82,9 +84,8 @@ static struct evt_slab *slab_without_memory(struct evt_slots *slots)
 		slots->room = room;
 	}
 	memset(&slots->slabs[i], 0, sizeof(slots->slabs[i]));
-	slots->slabs[i].next = NO_SLAB;
-	slots->empty = i;
 	slots->nr_slabs++;
+	slots->nr_empty++;
 	return &slots->slabs[i];
 }
 
@@ -96,12 +97,14 @@ static bool add_slab(struct evt_slots *slots)
 
 	if (!slab)
 		return false;
+	slots->nr_empty--;
 	slab->elements = calloc(SLAB_SLOTS, slots->element);
-	if (!slab->elements)
+	if (!slab->elements) {
+		slots->nr_empty++;
 		return false;
+	}
 	for (at = 0; at < SLAB_SLOTS; at++)
 		slot_at(slots, slab, at)->generation = slab->base;
-	slots->empty = slab->next;
 	slab->next = slots->partial;
 	slots->partial = (uint32_t)(slab - slots->slabs);
 	return true;
@@ -151,8 +154,7 @@ static void give_back(struct evt_slots *slots, struct evt_slab *slab)
 	}
 	free(slab->elements);
 	slab->elements = NULL;
-	slab->next = slots->empty;
-	slots->empty = (uint32_t)(slab - slots->slabs);
+	slots->nr_empty++;
 }
 
 void evt_slots_give_(struct evt_slots *slots, struct evt_slot *slot)

@@ -106,15 +106,14 @@ static int add_inbox(struct evt_worker *worker)
 }
 
 /* A program knows the workers of a pool of evt_pool_new before they run: what
- * other threads look at is only written if it changes, and their counters
- * stay. */
+ * other threads look at was written then, and their counters stay. */
 static void begin_anew(
 	struct evt_worker *worker, struct evt_pool *pool, int index)
 {
-	if (worker->pool != pool)
+	if (!pool->owned || index == -1) {
 		worker->pool = pool;
-	if (worker->index != index)
 		worker->index = index;
+	}
 	worker->state = NULL;
 	worker->poll_fd = -1;
 	worker->batch.fill = worker->batch.next = 0;
