@@ -181,10 +181,16 @@ void evt_output_add_(
 
 /* Sending */
 
+static ssize_t send_many(int fd, struct iovec *parts, int nr, int flags)
+{
+	const struct msghdr msg = {.msg_iov = parts, .msg_iovlen = (size_t)nr};
+
+	return sendmsg(fd, &msg, flags);
+}
+
 ssize_t evt_output_sendmsg_(
 	int fd, struct iovec *parts, int nr, bool more_to_come)
 {
-	struct msghdr msg = {.msg_iov = parts, .msg_iovlen = (size_t)nr};
 	int flags = MSG_NOSIGNAL | (more_to_come ? MSG_MORE : 0);
 	ssize_t sent;
 
@@ -192,7 +198,7 @@ ssize_t evt_output_sendmsg_(
 	do
 		sent = nr == 1
 			? send(fd, parts[0].iov_base, parts[0].iov_len, flags)
-			: sendmsg(fd, &msg, flags);
+			: send_many(fd, parts, nr, flags);
 	while (sent == -1 && errno == EINTR);
 	return sent;
 }

@@ -28,8 +28,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/epoll.h>
 
 #define EVT_POOL_MAX_WORKERS 65535
+#define EVT_POLL_BATCH       64 /* events seen to at once */
 
 struct event;
 struct event_base;
@@ -88,6 +90,10 @@ struct evt_worker {
 	bool reads_directly; /* where no event of the program's is waited for */
 	bool in_loop;        /* in libevent's, not in a wait of our own */
 	bool has_conns;      /* its state waits for more than the pipe */
+
+	/* The worker's thread alone: what is ready on poll_fd. On the stack it
+	 * would be zeroed each time, by -ftrivial-auto-var-init. */
+	struct epoll_event events[EVT_POLL_BATCH];
 
 	/* The worker's thread alone: its turns, see evt_callback_begin_. */
 	int depth;        /* callbacks within callbacks */
@@ -211,9 +217,8 @@ struct evt_pool {
 };
 
 /* The keys of events on a worker's poll_fd; the owner's others are above. */
-#define EVT_KEY_INBOX  0
-#define EVT_KEY_TIMER  1
-#define EVT_POLL_BATCH 64
+#define EVT_KEY_INBOX 0
+#define EVT_KEY_TIMER 1
 
 /* evt-worker-base.c */
 

@@ -443,7 +443,7 @@ static void on_inbox(evutil_socket_t fd, short what, void *arg)
 /* Waits for what there is on poll_fd, and sees to it. */
 static void poll_once(struct evt_worker *worker, int timeout_ms)
 {
-	struct epoll_event events[EVT_POLL_BATCH];
+	struct epoll_event *events = worker->events;
 	int nr = epoll_wait(
 		worker->poll_fd, events, EVT_POLL_BATCH, timeout_ms);
 	int state;
