@@ -77,13 +77,17 @@ static void on_open(struct evt_conn *conn, void *arg)
 	happens(conn, OPEN);
 }
 
+static atomic_bool answered;
+
 /* "L" is answered at length, so that it has to drain. */
 static size_t on_data(
 	struct evt_conn *conn, const char *data, size_t len, void *arg)
 {
 	(void)arg;
-	if (*data == 'L')
+	if (*data == 'L') {
 		evt_conn_write(conn, large, LARGE);
+		atomic_store(&answered, true);
+	}
 	happens(conn, DATA);
 	return len;
 }
@@ -162,7 +166,10 @@ static void bring_about(int fd)
 		shutdown(fd, SHUT_WR);
 		break;
 	case DRAIN:
+		/* Who reads meanwhile may make room for all of it. */
+		atomic_store(&answered, false);
 		say(fd, "L");
+		assert_true(WAIT_FOR(atomic_load(&answered)));
 		assert_true(receive_all(fd, &byte, 1));
 		(void)hear_pattern(fd, 1, LARGE - 1); /* it may be aborted */
 		break;
