@@ -275,6 +275,7 @@ static void count_end(struct evt_conn *conn, enum evt_reason reason)
 	}
 	evt_count_(counter_of(conn, reason), 1);
 	evt_count_(&counters->open, (unsigned long)-1);
+	evt_count_(&conn->home->worker->ended, 1);
 	if (!conn->home->draining)
 		return;
 	if (conn->flags & EVT_CONN_RESET)

@@ -50,15 +50,13 @@ static int free_from(struct evt_listener *listener, unsigned index)
 static unsigned long load_of(struct evt_listener *listener, int index)
 {
 	struct evt_worker *worker = &listener->pool->workers[index];
-	unsigned long load = atomic_load_explicit(
-		&worker->counters.open, memory_order_relaxed);
-	unsigned long delivered = atomic_load_explicit(
-		&worker->delivered, memory_order_relaxed);
+	unsigned long ended = atomic_load(&worker->ended);
+	unsigned long load = atomic_load(&worker->assigned) +
+		atomic_load_explicit(
+			&worker->counters.connected, memory_order_relaxed);
 	int i;
 
-	/* It may have got more than it was sent: those of a lost worker. */
-	if (worker->assigned > delivered)
-		load += worker->assigned - delivered;
+	load = load > ended ? load - ended : 0;
 	for (i = 0; i < listener->nr_held; i++)
 		load += listener->held[i].worker == index;
 	return load;

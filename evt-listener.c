@@ -139,6 +139,7 @@ static void drop_for_memory(struct evt_listener *listener,
 	struct evt_worker *worker, int conn, uint32_t source)
 {
 	evt_listener_drop_(listener, conn, source, &worker->counters.dropped);
+	evt_count_(&worker->ended, 1);
 	evt_log_(EVT_LOG_ERROR,
 		"no memory for a connection on %s: it is closed",
 		listener->sockets[0].where);
@@ -152,6 +153,7 @@ static void welcome(struct evt_listener *listener,
 	uint32_t source = EVT_SOURCE_NONE;
 
 	if (listener->options.reuseport) {
+		atomic_fetch_add(&acceptor->worker->assigned, 1);
 		if (evt_conn_accept_(acceptor->worker, conn, &listener->setup,
 			    source) == -1)
 			drop_for_memory(

@@ -103,8 +103,7 @@ struct evt_worker {
 	unsigned changes; /* the pool's, as far as seen */
 
 	/* The boss alone. */
-	unsigned long assigned; /* connections put into the pipe */
-	unsigned watched_turn;  /* seen at watched_ms */
+	unsigned watched_turn; /* seen at watched_ms */
 	int64_t watched_ms;
 	bool stalled; /* in watched_turn for too long */
 
@@ -115,7 +114,11 @@ struct evt_worker {
 	atomic_bool drained;    /* nothing is left that a stop waits for */
 	atomic_uint turn;       /* odd while in a callback */
 	atomic_ulong delivered; /* descriptors that reached deliver */
+	atomic_ulong ended;     /* connections that are not open any more */
 	struct evt_counters counters;
+
+	/* Any thread: connections that were put into the pipe. */
+	atomic_ulong assigned;
 };
 
 /* What the owner of a pool does. No hook but cut is called under a lock. */

@@ -101,8 +101,12 @@ static inline int put_to_next(
 	if (nr == 0)
 		return ENOTCONN;
 	for (i = 0; i < nr; i++) {
-		int result = put_to(&pool->workers[(turn + i) % nr], record);
+		struct evt_worker *worker = &pool->workers[(turn + i) % nr];
+		int result = put_to(worker, record);
 
+		if (result == 0 && pool->owned &&
+			record->kind == EVT_RECORD_CONN)
+			atomic_fetch_add(&worker->assigned, 1);
 		if (result == 0)
 			return 0;
 		if (result != ENXIO)

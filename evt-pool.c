@@ -103,7 +103,7 @@ int evt_pool_hand_over_(
 		return ENXIO;
 	if (evt_pipe_put_many_(&worker->pipe, records, nr) == -1)
 		return errno;
-	worker->assigned += nr;
+	atomic_fetch_add(&worker->assigned, nr);
 	/* As in put_to. */
 	if (atomic_load_explicit(&worker->lost, memory_order_acquire))
 		evt_worker_rescue_(worker);

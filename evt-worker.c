@@ -122,7 +122,6 @@ static void begin_anew(
 	worker->reads_directly = worker->in_loop = worker->has_conns = false;
 	worker->depth = 0;
 	worker->changes = 0;
-	worker->assigned = 0;
 	worker->stalled = false;
 	atomic_store(&worker->serving, -1);
 	atomic_store(&worker->closing, false);
@@ -130,6 +129,8 @@ static void begin_anew(
 	atomic_store(&worker->drained, false);
 	atomic_store(&worker->turn, 0);
 	atomic_store(&worker->delivered, 0);
+	atomic_store(&worker->ended, 0);
+	atomic_store(&worker->assigned, 0);
 }
 
 int evt_worker_init_(
