@@ -203,14 +203,17 @@ static void stop_in_hook(struct evt_worker *worker, void *arg)
 	evt_pool_stop(evt_worker_pool(worker));
 }
 
-/* D02 */
+/* D02: the first may have ended the pool before the last is posted. */
 static void a_task_may_stop_the_pool(void **state)
 {
+	int posted;
+
 	(void)state;
 	start_pool(NULL, NULL, NULL);
-	assert_int_equal(evt_pool_post_all(pool, stop_task, NULL), WORKERS);
+	posted = evt_pool_post_all(pool, stop_task, NULL);
+	assert_in_range(posted, 1, WORKERS);
 	expect_a_balanced_end();
-	assert_int_equal(atomic_load(&seen.tasks), WORKERS);
+	assert_int_equal(atomic_load(&seen.tasks), posted);
 	free_pool();
 }
 
