@@ -201,7 +201,7 @@ enum evt_timeout { EVT_TIMEOUT_IDLE, EVT_TIMEOUT_DEADLINE };
 /*
  * In place of what the options said, from now: IDLE, so long without a byte
  * either way; DEADLINE, so long whatever happens. ms from 1; -1: none. The one
- * for the first byte stays. Never early, and late by at most an eighth of it,
+ * for the first byte stays. Never early, and late by about an eighth at most,
  * or what the other callbacks of this worker take.
  */
 int evt_conn_set_timeout(
