@@ -30,13 +30,13 @@ V          ?=
 .PHONY: deps deps-ci deps-bench
 ## deps: install what building, check and flood need, if it is missing
 deps:
-	@CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' .ci/deps build
+	@CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' .ci/deps build $(deps_clients)
 
 ## deps-ci: ... and what check-asan, -tsan, -valgrind, -install and lint need
 deps-ci:
-	@CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' .ci/deps build ci
+	@CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' .ci/deps build check ci
 
-## deps-bench: ... and what only bench needs: libuv, to compare with
+## deps-bench: ... and what bench needs: the servers to compare with, a plotter
 deps-bench:
 	@CC='$(CC)' PKG_CONFIG='$(PKG_CONFIG)' .ci/deps build bench
 
@@ -44,6 +44,10 @@ deps-bench:
 # made by a second make, which starts when deps is done, with -j too.
 deps_goals  := $(filter deps deps-%,$(MAKECMDGOALS))
 other_goals := $(filter-out $(deps_goals),$(MAKECMDGOALS))
+# The clients of the tests are large, a browser among them: `make deps flood`
+# goes without.
+deps_clients = $(if $(other_goals),$(if $(filter check%,$(other_goals)),check),\
+	check)
 ifneq ($(and $(deps_goals),$(other_goals)),)
 
 .PHONY: others $(other_goals)
@@ -207,6 +211,8 @@ $(programs) $(examples) $(benches): $P%: $B/obj/%.o $(static)
 	$Q$(link) -pie -Wl,-z,nodlopen -o $@ $< $(static) $(event_libs) \
 		$(more_libs)
 $Pbench/peer-libuv: more_libs = $(uv_libs)
+$Pexamples/http: more_libs = -lhttp_parser
+$Pexamples/proxy: more_libs = -levent_extra
 
 # A suite asks for wrapped calls at its top: /* wrap: socket bind accept4 */
 # Allocations are wrapped in all of them: test/ledger.c counts and fails them.

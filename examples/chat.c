@@ -340,7 +340,8 @@ static const struct evt_handlers handlers = {.on_open = on_open,
 
 int main(int argc, char **argv)
 {
-	struct example example = example_options(argc, argv);
+	struct example example = example_options(
+		(struct example){.url = "tcp://[::]:9999"}, argc, argv);
 	struct evt_pool_options options = {.workers = example.workers};
 	struct evt_listen_options limits = {
 		.max_output = 256UL * 1024, .idle_ms = 3600 * 1000};

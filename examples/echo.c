@@ -20,7 +20,8 @@ static size_t echo(
 
 int main(int argc, char **argv)
 {
-	struct example example = example_options(argc, argv);
+	struct example example = example_options(
+		(struct example){.url = "tcp://[::]:9999"}, argc, argv);
 	struct evt_pool_options options = {.workers = example.workers};
 	struct evt_handlers handlers = {.on_data = echo};
 	struct evt_pool *pool = evt_pool_new(&options);

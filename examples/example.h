@@ -2,7 +2,8 @@
  * example.h: what the examples have in common: their arguments, and the line
  * that says where they listen. main of each goes like this:
  *
- *	struct example example = example_options(argc, argv);
+ *	struct example example = example_options(
+ *		(struct example){.url = "tcp://[::]:9999"}, argc, argv);
  *	...
  *	listener = evt_listen(pool, example.url, ...);
  *	status = example_listening(&example, listener);
@@ -26,42 +27,72 @@
 #include <string.h>
 #include <unistd.h>
 
+/* The first part is for the program to say, the second for it to read. */
 struct example {
-	const char *name; /* of the program */
-	const char *url;  /* where to listen */
-	int workers;      /* 0: one for each CPU */
+	const char *url;   /* where to listen, if no argument says */
+	const char *usage; /* of what is its own; NULL: nothing */
+	char letter;       /* of an option of its own; 0: none */
+	int connects;      /* not 0: takes a second URL, both must be given */
+
+	const char *name;  /* of the program */
+	const char *value; /* of its own option; NULL: not given */
+	const char *to;    /* the second URL */
+	int workers;       /* 0: one for each CPU */
 };
 
-static inline int example_usage(const char *name, FILE *to, int status)
+static inline int example_usage(
+	const struct example *example, FILE *to, int status)
 {
+	fprintf(to, "usage: %s %s [-t WORKERS]%s%s\n", example->name,
+		example->connects ? "LISTEN-URL CONNECT-URL" : "[URL]",
+		example->usage ? " " : "",
+		example->usage ? example->usage : "");
 	fprintf(to,
-		"usage: %s [URL] [-t WORKERS]	(URL: tcp://[::]:9999, "
-		"tcp://127.0.0.1:0, unix:/path, unix:@name)\n",
-		name);
+		"URL: tcp://[::]:9999, tcp://127.0.0.1:0, unix:/path, "
+		"unix:@name%s%s\n",
+		example->url ? "; if not given: " : "",
+		example->url ? example->url : "");
 	return status;
 }
 
-/* Ends the program if they are wrong, or ask for help. */
-static inline struct example example_options(int argc, char **argv)
+/* A whole number from 1 to max, or the program ends. */
+static inline int example_number(
+	const struct example *example, const char *text, long max)
 {
-	struct example example = {argv[0], "tcp://[::]:9999", 0};
-	char *end = "";
-	long workers = 1;
+	char *end;
+	long number = strtol(text, &end, 10);
+
+	if (end == text || *end || number < 1 || number > max)
+		exit(example_usage(example, stderr, 2));
+	return (int)number;
+}
+
+/* Ends the program if they are wrong, or ask for help. */
+static inline struct example example_options(
+	struct example example, int argc, char **argv)
+{
+	char letters[] = {'h', 't', ':', example.letter, ':', '\0'};
 	int option;
 
-	while ((option = getopt(argc, argv, "ht:")) != -1) {
+	example.name = argv[0];
+	while ((option = getopt(argc, argv, letters)) != -1) {
 		if (option == 'h')
-			exit(example_usage(argv[0], stdout, 0));
-		if (option == 't')
-			workers = strtol(optarg, &end, 10);
-		if (option == '?' || *end || workers < 1 || workers > 65535)
-			exit(example_usage(argv[0], stderr, 2));
-		example.workers = (int)workers;
+			exit(example_usage(&example, stdout, 0));
+		else if (option == 't')
+			example.workers = example_number(
+				&example, optarg, 65535);
+		else if (option == '?')
+			exit(example_usage(&example, stderr, 2));
+		else
+			example.value = optarg;
 	}
-	if (argc - optind > 1)
-		exit(example_usage(argv[0], stderr, 2));
-	if (optind < argc)
+	argc -= optind;
+	if (argc > 1 + !!example.connects || (example.connects && argc < 2))
+		exit(example_usage(&example, stderr, 2));
+	if (argc > 0)
 		example.url = argv[optind];
+	if (argc > 1)
+		example.to = argv[optind + 1];
 	return example;
 }
 
@@ -77,7 +108,7 @@ static inline int example_listening(
 	sigset_t stop;
 
 	if (!listener && errno == EINVAL)
-		return example_usage(example->name, stderr, 2);
+		return example_usage(example, stderr, 2);
 	if (!listener)
 		return 1;
 	sigemptyset(&stop);
