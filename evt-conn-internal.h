@@ -94,6 +94,9 @@ enum {
 	/* In on_timeout, or closed there: for the reason in the struct. */
 	EVT_CONN_TIMED_OUT = 1 << 22,
 
+	/* There is more to read than was read, and no event would tell. */
+	EVT_CONN_MORE = 1 << 23,
+
 	/* Where nothing more is read or written. */
 	EVT_CONN_OVER = EVT_CONN_CLOSING | EVT_CONN_ENDED | EVT_CONN_CLOSED
 };
@@ -213,7 +216,7 @@ bool evt_conn_linger_(struct evt_conn *);
 /* LINGERING, and readable: throws that away, and the struct at the end. */
 void evt_conn_discard_(struct evt_conn *);
 
-/* CLOSING, with output that waits, and readable: the same. */
+/* CLOSING, with output that waits, and readable: throws that away. */
 void evt_conn_throw_away_(struct evt_conn *);
 
 /* LINGERING, while the pool stops: it is not waited for so long. */
@@ -246,11 +249,12 @@ bool evt_conn_is_idle_(const struct evt_conn *);
 
 /* evt-conn-read.c */
 
-/* There is input, or an end of it. */
-void evt_conn_readable_(struct evt_conn *);
+/* There is input, or an end of it; to_end: read until nothing is there, since
+ * more than a short read shows may be. */
+void evt_conn_readable_(struct evt_conn *, bool to_end);
 
 /* Reads what there is, within bounds. */
-void evt_conn_read_(struct evt_conn *);
+void evt_conn_read_(struct evt_conn *, bool to_end);
 
 /* RESUMED: hands over what is kept. */
 void evt_conn_go_on_(struct evt_conn *);
@@ -284,7 +288,7 @@ static inline bool evt_conn_is_flushed_(const struct evt_conn *conn)
 /* evt-conn-poll.c */
 
 /* Waits for wanted, READING or WRITING or both or none, and notes it in the
- * flags: 0, or -1: no memory for that. */
+ * flags: 0, or -1: no memory for that. With MORE the kernel looks again. */
 int evt_conn_await_(struct evt_conn *, uint32_t wanted);
 
 /* The hook: something is ready. */

@@ -20,27 +20,32 @@
 #define LINGER_STOP_MS 500  /* while the pool stops */
 #define LINGER_MAX     1024 /* at a time, on a worker */
 #define LINGER_BYTES   ((size_t)64 << 20)
+#define READS_A_TURN   4
 #define LOOKS_A_TURN   8
 #define YOUNG_MS       2 /* not worth a look yet */
 #define PAUSE_MS       4 /* after a look in vain */
 
-/* Throws away what has come: 1, or 0 once the peer has ended, or -1 and errno:
- * EAGAIN, or why there is no more. */
+/* Throws away what has come: 1 if there may be more, or 0 once the peer has
+ * ended, or -1 and errno: EAGAIN, or why there is no more. */
 static int throw_away(struct evt_conn *conn)
 {
 	struct evt_home *home = conn->home;
+	int reads = 0;
 	ssize_t len;
 
-	do
-		len = recv(conn->fd, home->buffer, EVT_READ_BYTES, 0);
-	while (len == -1 && errno == EINTR);
-	if (len <= 0)
-		return (int)len;
-	conn->want += (size_t)len;
-	if (conn->want <= LINGER_BYTES)
-		return 1;
-	errno = ENOBUFS;
-	return -1;
+	while (reads++ < READS_A_TURN) {
+		do
+			len = recv(conn->fd, home->buffer, EVT_READ_BYTES, 0);
+		while (len == -1 && errno == EINTR);
+		if (len <= 0)
+			return (int)len;
+		conn->want += (size_t)len;
+		if (conn->want > LINGER_BYTES) {
+			errno = ENOBUFS;
+			return -1;
+		}
+	}
+	return 1;
 }
 
 /* Closing, with output that waits. What is thrown away does not count as a byte
@@ -49,7 +54,10 @@ void evt_conn_throw_away_(struct evt_conn *conn)
 {
 	int result = throw_away(conn);
 
-	if (result == 0) {
+	if (result == 1) {
+		conn->flags |= EVT_CONN_MORE;
+		evt_conn_touch_(conn);
+	} else if (result == 0) {
 		conn->flags |= EVT_CONN_EOF_SEEN;
 		evt_conn_touch_(conn);
 	} else if (result == -1 && errno == ENOBUFS) {
@@ -65,12 +73,14 @@ static bool discard(struct evt_conn *conn)
 {
 	int result = throw_away(conn);
 
+	if (result == 1)
+		conn->flags |= EVT_CONN_MORE;
 	return result == 1 || (result == -1 && errno == EAGAIN);
 }
 
 void evt_conn_discard_(struct evt_conn *conn)
 {
-	if (!discard(conn))
+	if (!discard(conn) || evt_conn_await_(conn, EVT_CONN_READING) == -1)
 		evt_conn_dispose_(conn);
 }
 

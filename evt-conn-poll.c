@@ -10,6 +10,13 @@
  *
  * An event carries the number of the connection's slot and its generation: one
  * that was closed by what came before it in the same batch is not found.
+ *
+ * Input is waited for edge-triggered: the kernel tells once that bytes came,
+ * and need not look at the connection again at the next epoll_wait, which is
+ * some 4 % of a small request. So whoever reads must go on until a read is
+ * short, or have the kernel look again (EVT_CONN_MORE). After a short read there
+ * may yet be an end of the stream, which EPOLLRDHUP announces, or bytes behind
+ * urgent ones, where recv(2) stops: EPOLLPRI.
  */
 #include "evt-conn-internal.h"
 
@@ -37,16 +44,21 @@ int evt_conn_await_(struct evt_conn *conn, uint32_t wanted)
 	struct epoll_event event = {.data.u64 = key_of(conn)};
 	int what = EPOLL_CTL_MOD;
 
-	if (now == wanted)
+	if (now == wanted && !(conn->flags & EVT_CONN_MORE))
+		return 0;
+	conn->flags &= ~(uint32_t)EVT_CONN_MORE;
+	if ((now | wanted) == 0)
 		return 0;
 	if (now == 0)
 		what = EPOLL_CTL_ADD;
 	else if (wanted == 0)
 		what = EPOLL_CTL_DEL;
 	if (wanted & EVT_CONN_READING)
-		event.events |= EPOLLIN;
+		event.events |= EPOLLIN | EPOLLRDHUP;
 	if (wanted & EVT_CONN_WRITING)
 		event.events |= EPOLLOUT;
+	else
+		event.events |= EPOLLET | EPOLLPRI;
 	if (epoll_ctl(conn->home->worker->poll_fd, what, conn->fd, &event) ==
 			-1 &&
 		wanted != 0)
@@ -63,8 +75,10 @@ static void on_ready(struct evt_conn *conn, uint32_t events)
 	bool lingers = conn->flags & EVT_CONN_LINGERING;
 
 	/* First what came: it may lie there unread before a reset. */
-	if (events & (EPOLLIN | failed) && conn->flags & EVT_CONN_READING)
-		evt_conn_readable_(conn);
+	if (events & (EPOLLIN | EPOLLPRI | failed) &&
+		conn->flags & EVT_CONN_READING)
+		evt_conn_readable_(
+			conn, events & (EPOLLRDHUP | EPOLLPRI | failed));
 	if (lingers) /* it may be gone, and has nothing to write */
 		return;
 	if (events & (EPOLLOUT | failed) && conn->flags & EVT_CONN_WRITING) {

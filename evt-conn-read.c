@@ -183,8 +183,10 @@ static ssize_t receive(struct evt_conn *conn, bool *full)
 	return len;
 }
 
-/* One read; false if there is nothing more for now. */
-static bool read_once(struct evt_conn *conn)
+/* What a read was: in vain, one that left room, one that filled all of it. */
+enum got { NOTHING, LESS, ALL };
+
+static enum got read_once(struct evt_conn *conn)
 {
 	struct evt_home *home = conn->home;
 	ssize_t len;
@@ -192,19 +194,19 @@ static bool read_once(struct evt_conn *conn)
 
 	if (conn->input && !make_room(conn)) {
 		evt_conn_fail_(conn, EVT_REASON_FAILED, ENOMEM);
-		return false;
+		return NOTHING;
 	}
 	len = receive(conn, &full);
 	if (len == -1) {
 		if (errno != EAGAIN)
 			evt_conn_break_(conn, errno);
-		return false;
+		return NOTHING;
 	}
 	if (len == 0) {
 		conn->flags |= EVT_CONN_EOF_SEEN;
 		tell_end(conn);
 		evt_conn_touch_(conn);
-		return false;
+		return NOTHING;
 	}
 	conn->flags |= EVT_CONN_GOT_BYTE;
 	conn->moved_ms = evt_home_now_ms_(home);
@@ -215,27 +217,34 @@ static bool read_once(struct evt_conn *conn)
 		conn->input->len += (size_t)len;
 		deliver(conn, conn->input->bytes, conn->input->len);
 	}
-	return full;
+	return full ? ALL : LESS;
 }
 
-void evt_conn_read_(struct evt_conn *conn)
+void evt_conn_read_(struct evt_conn *conn, bool to_end)
 {
+	enum got got = ALL;
 	int reads = 0;
 
-	while (wants_input(conn) && reads < READS_A_TURN && read_once(conn))
-		reads++;
+	while (got == ALL || (got == LESS && to_end)) {
+		if (!wants_input(conn) || reads++ == READS_A_TURN) {
+			conn->flags |= EVT_CONN_MORE;
+			evt_conn_touch_(conn);
+			break;
+		}
+		got = read_once(conn);
+	}
 	if (conn->home->draining)
 		evt_conn_touch_(conn); /* it may be idle now */
 }
 
-void evt_conn_readable_(struct evt_conn *conn)
+void evt_conn_readable_(struct evt_conn *conn, bool to_end)
 {
 	if (conn->flags & EVT_CONN_LINGERING)
 		evt_conn_discard_(conn);
 	else if (throws_away(conn))
 		evt_conn_throw_away_(conn);
 	else
-		evt_conn_read_(conn);
+		evt_conn_read_(conn, to_end);
 }
 
 /* evt-conn.h */

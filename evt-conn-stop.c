@@ -57,7 +57,7 @@ void evt_conn_tell_stop_(struct evt_conn *conn)
 			setup->handlers.on_stop(conn, setup->arg);
 		return;
 	}
-	evt_conn_read_(conn);
+	evt_conn_read_(conn, false);
 	if (evt_conn_is_idle_(conn))
 		evt_conn_fail_(conn, EVT_REASON_STOPPED, 0);
 	else

@@ -124,7 +124,7 @@ int evt_conn_accept_(struct evt_worker *worker, int fd, struct evt_setup *setup,
 	evt_conn_open_(conn, &worker->counters.opened);
 	/* Often its first bytes are there, and it may be all over before
 	 * anything has to be waited for. */
-	evt_conn_read_(conn);
+	evt_conn_read_(conn, false);
 	if (home->draining)
 		evt_conn_tell_stop_(conn);
 	return 0;
