@@ -211,7 +211,10 @@ $(programs) $(examples) $(benches): $P%: $B/obj/%.o $(static)
 	$Q$(link) -pie -Wl,-z,nodlopen -o $@ $< $(static) $(event_libs) \
 		$(more_libs)
 $Pbench/peer-libuv: more_libs = $(uv_libs)
-$Pexamples/http: more_libs = -lhttp_parser
+llhttp := $(patsubst %.c,$B/obj/%.o,$(wildcard examples/llhttp/*.c))
+$(llhttp): WARN :=
+$Pexamples/http: more_libs = $(llhttp)
+$Pexamples/http: $(llhttp)
 $Pexamples/proxy: more_libs = -levent_extra
 
 # A suite asks for wrapped calls at its top: /* wrap: socket bind accept4 */
@@ -373,6 +376,6 @@ help:
 		2>/dev/null); sed -n "/^## /{ s/^## \([^:]*\): /\1                /; \
 		s/^\(.\{15\}\) *\(.*\)/  $$bold\1$$plain \2/p; }" Makefile
 
--include $(wildcard $B/obj/*.d $B/obj/*/*.d $B/test/obj/*.d $B/test/obj/*/*.d)
+-include $(wildcard $B/obj/*.d $B/obj/*/*.d $B/obj/*/*/*.d $B/test/obj/*.d $B/test/obj/*/*.d)
 
 endif

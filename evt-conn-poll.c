@@ -13,10 +13,10 @@
  *
  * Input is waited for edge-triggered: the kernel tells once that bytes came,
  * and need not look at the connection again at the next epoll_wait, which is
- * some 4 % of a small request. So whoever reads must go on until a read is
- * short, or have the kernel look again (EVT_CONN_MORE). After a short read there
- * may yet be an end of the stream, which EPOLLRDHUP announces, or bytes behind
- * urgent ones, where recv(2) stops: EPOLLPRI.
+ * some 2 % of a small request. So whoever reads must go on until a read is
+ * short, or have the kernel look again (EVT_CONN_MORE). After a short read
+ * there may yet be an end of the stream, which EPOLLRDHUP announces, or bytes
+ * behind urgent ones, where recv(2) stops: EPOLLPRI.
  */
 #include "evt-conn-internal.h"
 

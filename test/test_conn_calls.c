@@ -410,7 +410,7 @@ static void one_byte_at_a_time_is_received_in_order(void **state)
 }
 
 /* E10 */
-static void an_early_eagain_of_recv_is_made_good_by_the_next_byte(void **state)
+static void after_an_early_eagain_of_recv_the_next_byte_brings_all(void **state)
 {
 	int fd = client();
 
@@ -609,7 +609,8 @@ int main(void)
 		CALL_TEST(with_eagain_at_each_second_call_they_arrive_in_order),
 		CALL_TEST(interrupted_calls_are_repeated),
 		CALL_TEST(one_byte_at_a_time_is_received_in_order),
-		CALL_TEST(an_early_eagain_of_recv_is_made_good_by_the_next_byte),
+		CALL_TEST(
+			after_an_early_eagain_of_recv_the_next_byte_brings_all),
 		CALL_TEST(a_kernel_short_of_memory_is_asked_again),
 		CALL_TEST(
 			a_close_waits_until_a_kernel_short_of_memory_has_some),
