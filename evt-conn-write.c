@@ -224,9 +224,11 @@ static int flush(struct evt_conn *conn, bool more)
 	return queue(conn, &part, 1, sent);
 }
 
+/* The end of the stream, if it is the next thing, goes in the same packet. */
 void evt_home_flush_(struct evt_home *home)
 {
-	flush(home->gatherer, false);
+	flush(home->gatherer,
+		home->gatherer->flags & (EVT_CONN_CLOSING | EVT_CONN_FINISH));
 }
 
 /* Makes room in the worker's buffer: it is this connection's now. */

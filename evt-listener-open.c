@@ -22,6 +22,16 @@ void evt_listener_shut_(struct evt_listener *listener)
 		evt_acceptor_close_(&listener->sockets[i]);
 }
 
+/* In whole seconds, as the kernel counts; without a limit a long time. */
+static int defer_s(const struct evt_listener *listener)
+{
+	int first_byte_ms = listener->setup.first_byte_ms;
+
+	if (!listener->options.speak_first)
+		return 0;
+	return first_byte_ms > 0 ? first_byte_ms / 1000 + 1 : 60;
+}
+
 static int open_one(struct evt_listener *listener,
 	struct evt_acceptor *acceptor, const struct sockaddr *addr,
 	socklen_t len, const char **step)
@@ -29,7 +39,8 @@ static int open_one(struct evt_listener *listener,
 	const struct evt_net_listen how = {.socktype = SOCK_STREAM,
 		.backlog = listener->options.backlog,
 		.reuseport = listener->options.reuseport,
-		.keepalive = true};
+		.keepalive = true,
+		.defer_s = defer_s(listener)};
 	struct sockaddr_storage bound = {0};
 	int fd = evt_net_listen_(addr, len, &how, step);
 

@@ -78,6 +78,12 @@ struct evt_listen_options {
 	/* Open at a time from one address (in IPv6 one /64): no limit. Above it
 	 * clients are closed at once. Not with reuseport. */
 	int max_per_source;
+
+	/* Not 0: clients speak first, as in HTTP. One is accepted once its
+	 * first bytes are there (or first_byte_ms have gone without any),
+	 * which spares a wake-up: TCP_DEFER_ACCEPT of tcp(7). A unix socket
+	 * accepts at once all the same. */
+	int speak_first;
 };
 
 /*

@@ -213,6 +213,10 @@ static int set_server_options(
 		return -1;
 	if (how->keepalive && set_keepalive(fd) == -1)
 		return -1;
+	if (how->defer_s > 0 &&
+		set_option(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, how->defer_s) ==
+			-1)
+		return -1;
 	return set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 }
 

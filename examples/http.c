@@ -171,6 +171,7 @@ int main(int argc, char **argv)
 		.on_data = on_data, .on_timeout = on_timeout};
 	struct evt_listen_options limits = {.first_byte_ms = REQUEST_MS,
 		.idle_ms = IDLE_MS,
+		.speak_first = 1,
 		.reuseport = strncmp(example.url, "tcp:", 4) == 0};
 	struct evt_pool *pool;
 	int status;

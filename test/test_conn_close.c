@@ -4,6 +4,9 @@
  */
 #include "server_rig.h"
 
+#include <linux/tcp.h> /* netinet/tcp.h knows fewer figures */
+#include <netinet/in.h>
+
 static const struct evt_handlers telling = {.on_data = tell_data,
 	.on_eof = tell_eof,
 	.on_drain = tell_drain,
@@ -385,6 +388,59 @@ static void one_that_is_aborted_when_it_opens_is_told_so_once(void **state)
 	assert_true(story_is("open close:ours "));
 }
 
+/* One packet less for each, and a client that wakes up once. */
+
+static int segments_heard(int fd)
+{
+	struct tcp_info info = {0};
+	socklen_t len = sizeof(info);
+
+	assert_int_equal(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len), 0);
+	return (int)info.tcpi_segs_in;
+}
+
+static size_t say_bye_and_close(
+	struct evt_conn *conn, const char *data, size_t len, void *arg)
+{
+	(void)data, (void)arg;
+	evt_conn_write(conn, "bye", 3);
+	evt_conn_close(conn);
+	return len;
+}
+
+static size_t say_bye_and_finish(
+	struct evt_conn *conn, const char *data, size_t len, void *arg)
+{
+	(void)data, (void)arg;
+	evt_conn_write(conn, "bye", 3);
+	evt_conn_finish(conn);
+	return len;
+}
+
+static void the_end_goes_with_the_last_bytes(void **state)
+{
+	const struct evt_handlers ways[] = {
+		{.on_data = say_bye_and_close, .on_open = note_open},
+		{.on_data = say_bye_and_finish, .on_open = note_open}};
+	size_t i;
+	int before;
+	int fd;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		start_server(&ways[i], NULL, 1);
+		fd = dial_and_wait();
+		before = segments_heard(fd);
+		say(fd, "x");
+		hears(fd, "bye");
+		assert_true(at_end(fd));
+		/* It acknowledges ours in it, or had to before. */
+		assert_in_range(segments_heard(fd) - before, 1, 2);
+		close(fd);
+		stop_server();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -405,6 +461,7 @@ int main(void)
 		SERVER_TEST(after_abort_and_in_on_close_writing_gives_enotconn),
 		SERVER_TEST(one_that_is_closed_when_it_opens_is_told_so_once),
 		SERVER_TEST(one_that_is_aborted_when_it_opens_is_told_so_once),
+		SERVER_TEST(the_end_goes_with_the_last_bytes),
 	};
 
 	make_large();

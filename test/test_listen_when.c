@@ -313,6 +313,59 @@ static void listeners_come_and_go_without_a_trace(void **state)
 	end_server();
 }
 
+/* Accepting those who have spoken */
+
+static void with_speak_first_who_is_silent_is_not_accepted(bool reuseport)
+{
+	const struct evt_listen_options options = {
+		.speak_first = 1, .reuseport = reuseport};
+	int silent;
+
+	start_echo(&options, 1);
+	silent = dial();
+	assert_true(serves(server.port));
+	assert_true(serves(server.port));
+	assert_int_equal(nr_opened(), 2);
+	say(silent, "at last");
+	hears(silent, "at last");
+	assert_int_equal(nr_opened(), 3);
+	close(silent);
+	assert_int_equal(end_server().opened, 3);
+}
+
+static void who_is_to_speak_first_is_accepted_when_he_does(void **state)
+{
+	(void)state;
+	with_speak_first_who_is_silent_is_not_accepted(false);
+	with_speak_first_who_is_silent_is_not_accepted(true);
+}
+
+static void without_speak_first_who_is_silent_is_accepted(void **state)
+{
+	int silent;
+
+	(void)state;
+	start_echo(NULL, 1);
+	silent = dial();
+	assert_true(WAIT_FOR(nr_opened() == 1));
+	close(silent);
+	end_server();
+}
+
+static void who_never_speaks_is_accepted_in_the_end_and_closed(void **state)
+{
+	const struct evt_listen_options options = {
+		.speak_first = 1, .first_byte_ms = 500};
+	int silent;
+
+	(void)state;
+	start_echo(&options, 1);
+	silent = dial();
+	assert_true(at_end(silent));
+	close(silent);
+	assert_int_equal(end_server().closed_deadline, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -330,6 +383,9 @@ int main(void)
 		SERVER_TEST(choose_may_close_its_listener),
 		SERVER_TEST(choose_may_stop_the_pool),
 		SERVER_TEST(listeners_come_and_go_without_a_trace),
+		SERVER_TEST(who_is_to_speak_first_is_accepted_when_he_does),
+		SERVER_TEST(without_speak_first_who_is_silent_is_accepted),
+		SERVER_TEST(who_never_speaks_is_accepted_in_the_end_and_closed),
 	};
 
 	return ledger_run("listen_when", tests);
