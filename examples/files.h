@@ -137,39 +137,21 @@ static inline void files_open(struct file *file, int root, const char *path)
 		file->status = S_ISREG(file->st.st_mode) ? 200 : 403;
 }
 
-/* The path in the target of a request, which may be a whole URL (RFC 9112,
- * 3.2): where it begins, and its length; 0: there is none. */
-static inline const char *files_path(const char *target, size_t len, size_t *n)
-{
-	const char *end = target + len;
-	const char *query = memchr(target, '?', len);
-	const char *host = memmem(target, len, "://", 3);
-
-	if (query)
-		end = query;
-	if (*target != '/' && host && host < end)
-		target = memchr(host + 3, '/', (size_t)(end - host - 3));
-	*n = target && *target == '/' ? (size_t)(end - target) : 0;
-	return target;
-}
-
-/* Finds what the target of a request means, index.html for a folder. */
-static inline void files_find(
-	struct file *file, int root, const char *target, size_t len)
+/* Finds what the path of a URL means, index.html for a folder. */
+static inline void files_find(struct file *file, int root,
+	const struct part *url, const struct part *query)
 {
 	char decoded[FILES_MAX_URL + sizeof("index.html")];
-	size_t url_len;
-	const char *url = files_path(target, len, &url_len);
-	const char *rest = url + url_len; /* the query */
 	char *path = decoded;
 	char *end;
+	size_t slashes;
 
 	memset(file, 0, sizeof(*file) - sizeof(file->head));
 	file->head[0] = '\0';
 	file->fd = -1;
 	file->status = 400;
-	if (url_len == 0 || len > FILES_MAX_URL ||
-		files_decode(url, url_len, decoded) == -1)
+	if (!url->at || url->len > FILES_MAX_URL ||
+		files_decode(url->at, url->len, decoded) == -1)
 		return;
 	path += strspn(decoded, "/");
 	end = path + strlen(path);
@@ -182,9 +164,10 @@ static inline void files_find(
 		file->status = 404;
 	if (file->status != 301)
 		return;
-	url += strspn(url, "/"); /* a path, and never another host */
+	slashes = strspn(url->at, "/"); /* one: a path, never another host */
 	snprintf(file->head, sizeof(file->head), "Location: /%.*s/%.*s\r\n",
-		(int)(rest - url), url, (int)(target + len - rest), rest);
+		(int)(url->len - slashes), url->at + slashes, (int)query->len,
+		query->at);
 }
 
 /*

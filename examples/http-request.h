@@ -44,7 +44,6 @@ struct request {
 	int twice;    /* not 0: a field is there again */
 	int headed;   /* not 0: its head is there */
 	int complete; /* ... and its body */
-	size_t bytes; /* of its fields */
 	int fault;    /* the status of what is wrong with it; 0: nothing */
 	int keep;     /* not 0: the connection stays for the next one */
 };
@@ -59,7 +58,6 @@ static inline int request_field(llhttp_t *parser, const char *at, size_t len)
 			strncasecmp(request_names[i], at, len)))
 		i++;
 	request->now = i;
-	request->bytes += len;
 	return 0;
 }
 
@@ -67,7 +65,6 @@ static inline int request_value(llhttp_t *parser, const char *at, size_t len)
 {
 	struct request *request = parser->data;
 
-	request->bytes += len;
 	if (request->now == PARTS)
 		return 0;
 	while (len > 0 && (at[len - 1] == ' ' || at[len - 1] == '\t'))
@@ -108,8 +105,8 @@ static inline int request_fault(
 
 	if (part[TARGET].len > REQUEST_MAX_TARGET)
 		return 414;
-	if (request->bytes > REQUEST_MAX_HEAD ||
-		(!request->headed && len > REQUEST_MAX_HEAD))
+	if (len > REQUEST_MAX_HEAD &&
+		!memmem(data, REQUEST_MAX_HEAD, "\r\n\r\n", 4))
 		return 431;
 	while (i < len && isupper((unsigned char)data[i]))
 		i++;
@@ -142,17 +139,51 @@ static inline int request_fault(
 	return 0;
 }
 
-/* "Not Found" */
 static inline const char *request_reason(int status)
 {
-#define REASON(number, name, text) \
-	case number:               \
-		return #text;
-	switch (status) {
-		HTTP_STATUS_MAP(REASON)
+	static const struct {
+		int status;
+		const char *reason;
+	} all[] = {{200, "OK"}, {206, "Partial Content"},
+		{301, "Moved Permanently"}, {304, "Not Modified"},
+		{400, "Bad Request"}, {403, "Forbidden"}, {404, "Not Found"},
+		{405, "Method Not Allowed"}, {408, "Request Timeout"},
+		{413, "Content Too Large"}, {414, "URI Too Long"},
+		{416, "Range Not Satisfiable"},
+		{431, "Request Header Fields Too Large"},
+		{501, "Not Implemented"}, {503, "Service Unavailable"},
+		{505, "HTTP Version Not Supported"}};
+	size_t i = 0;
+
+	while (i + 1 < sizeof(all) / sizeof(all[0]) && all[i].status < status)
+		i++;
+	return all[i].reason;
+}
+
+/* The path in its target, which may be a whole URL (RFC 9112, 3.2), and in
+ * *query what follows it; at is NULL: there is none. */
+static inline struct part request_path(
+	const struct request *request, struct part *query)
+{
+	const struct part *target = &request->part[TARGET];
+	const char *at = target->at;
+	const char *end = at + target->len;
+	const char *path_end = memchr(at, '?', target->len);
+	const char *host;
+
+	if (!path_end)
+		path_end = end;
+	*query = (struct part){path_end, (size_t)(end - path_end)};
+	if (*at != '/') {
+		host = memmem(at, (size_t)(path_end - at), "://", 3);
+		if (!host)
+			return (struct part){NULL, 0};
+		host += 3;
+		at = memchr(host, '/', (size_t)(path_end - host));
+		if (!at)
+			return (struct part){"/", 1};
 	}
-#undef REASON
-	return "";
+	return (struct part){at, (size_t)(path_end - at)};
 }
 
 /* Parses len bytes, which are to stay while the request is used. */

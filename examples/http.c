@@ -76,13 +76,14 @@ static void send_text(struct evt_conn *conn, const struct request *request,
 	evt_conn_write(conn, "\n", 1);
 }
 
-static void send_file(struct evt_conn *conn, const struct request *request)
+static void send_file(struct evt_conn *conn, const struct request *request,
+	const struct part *path, const struct part *query)
 {
 	const struct part *part = request->part;
 	int get = request->parser.method == HTTP_GET;
 	struct file file;
 
-	files_find(&file, root, part[TARGET].at, part[TARGET].len);
+	files_find(&file, root, path, query);
 	if (file.status == 200)
 		files_select(&file, &part[IF_MODIFIED],
 			&part[get ? RANGE : NOTHING], &part[IF_RANGE]);
@@ -99,6 +100,21 @@ static void send_file(struct evt_conn *conn, const struct request *request)
 	close(file.fd);
 }
 
+static void answer(struct evt_conn *conn, const struct request *request)
+{
+	struct part query;
+	struct part path = request_path(request, &query);
+
+	if (root != -1)
+		send_file(conn, request, &path, &query);
+	else
+		send_text(conn, request,
+			!path.at                ? 400
+				: path.len == 1 ? 200
+						: 404,
+			"");
+}
+
 /* Serving */
 
 /* Part of a request: so long, and no longer, for all of it. */
@@ -113,7 +129,7 @@ static void await_rest(
 		request_is(&request->part[EXPECT], "100-continue") &&
 		state != told)
 		evt_conn_write(conn, "HTTP/1.1 100 Continue\r\n\r\n", 25);
-	if (request->headed)
+	if (request->headed && request->parser.flags & F_CONTENT_LENGTH)
 		evt_conn_want(conn, len + request->parser.content_length);
 	evt_conn_set_data(conn, request->headed ? told : waits);
 }
@@ -136,10 +152,8 @@ static size_t on_data(
 	if (request.fault)
 		send_text(conn, &request, request.fault,
 			request.fault == 405 ? "Allow: GET, HEAD\r\n" : "");
-	else if (root != -1)
-		send_file(conn, &request);
 	else
-		send_text(conn, &request, 200, "");
+		answer(conn, &request);
 	if (request.keep)
 		return (size_t)(llhttp_get_error_pos(&request.parser) - data);
 	evt_conn_close(conn);
