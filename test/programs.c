@@ -90,7 +90,7 @@ int run(const char *name, const char *format, ...)
 int shell(const char *format, ...)
 {
 	const char *args[] = {"sh", "-c", NULL, NULL};
-	char command[256];
+	char command[1024];
 	va_list list;
 	int out;
 	pid_t pid;
