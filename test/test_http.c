@@ -182,6 +182,7 @@ static void what_is_not_http_is_refused_and_closed(void **state)
 		{"GET / HTTP/1.1\r\n Host: x\r\n\r\n", 400, NULL, CLOSED},
 		{"GET / HTTP/1.1\r\nHost: x\r\n\rX", 400, NULL, CLOSED},
 		{"GET / HTTP/1.1 \r\nHost: x\r\n\r\n", 400, NULL, CLOSED},
+		{"GET / HAHA/1.1\r\nHost: x\r\n\r\n", 400, NULL, CLOSED},
 		{"GET / ICE/1.1\r\nHost: x\r\n\r\n", 400, NULL, CLOSED},
 		{"SOURCE / ICE/1.0\r\nHost: x\r\n\r\n", 400, NULL, CLOSED},
 	};
