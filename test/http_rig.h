@@ -207,6 +207,8 @@ static inline bool is_well_formed(void)
 	const char *at = strstr(answer.head, "\r\n") + 2;
 	int lengths = 0;
 
+	if (memchr(answer.head, '_', (size_t)(at - answer.head)))
+		return false;
 	for (; strncmp(at, "\r\n", 3) != 0; at = strchr(at, '\n') + 1) {
 		size_t name = strspn(at,
 			"-abcdefghijklmnopqrstuvwxyz"
