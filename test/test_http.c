@@ -395,6 +395,17 @@ static void clients_of_http_1_0_get_no_100(void **state)
 	end_http();
 }
 
+static void a_status_has_its_words(void **state)
+{
+	static const char words[] = "HTTP/1.1 405 Method Not Allowed\r\n";
+
+	(void)state;
+	start_http();
+	assert_int_equal(status_of(R11("POST /", "")), 405);
+	assert_memory_equal(answer.head, words, sizeof(words) - 1);
+	end_http();
+}
+
 static void a_star_is_no_path(void **state)
 {
 	(void)state;
@@ -486,6 +497,7 @@ int main(void)
 		HTTP_TEST(who_expects_100_gets_it_before_the_body),
 		HTTP_TEST(who_is_refused_gets_no_100),
 		HTTP_TEST(clients_of_http_1_0_get_no_100),
+		HTTP_TEST(a_status_has_its_words),
 		HTTP_TEST(a_star_is_no_path),
 		HTTP_TEST(head_has_the_head_of_get),
 		HTTP_TEST(a_nul_is_refused_wherever_it_is),
