@@ -61,7 +61,7 @@ static void a_head_has_16_kib_at_most(void **state)
 	(void)state;
 	start_http();
 	assert_int_equal(status_of(request_of(16384)), 200);
-	assert_int_equal(status_of(request_of(19000)), 431);
+	assert_int_equal(status_of(request_of(16385)), 431);
 	assert_string_equal(field("Connection"), "close");
 	assert_int_equal(status_of(request_of(65000)), 431);
 	assert_int_equal(status_of(GET("/")), 200);
