@@ -12,6 +12,7 @@
 #include "llhttp/llhttp.h"
 
 #include <ctype.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -125,8 +126,8 @@ static inline int request_fault(
 		(parser->http_minor ? !part[HOST].at : part[CODING].at != NULL))
 		return 400;
 	for (i = 0; i < part[HOST].len; i++)
-		if (!strchr("-._~:[]%!$&'()*+;=", part[HOST].at[i]) &&
-			!isalnum((unsigned char)part[HOST].at[i]))
+		if (!isalnum((unsigned char)part[HOST].at[i]) &&
+			!strchr("-._~:[]%!$&'()*+;=", part[HOST].at[i]))
 			return 400;
 	if (part[CODING].at && !request_is(&part[CODING], "chunked"))
 		return 501;
@@ -139,25 +140,21 @@ static inline int request_fault(
 	return 0;
 }
 
-static inline const char *request_reason(int status)
+/* "404 Not Found" */
+static inline const char *request_status_line(int status)
 {
-	static const struct {
-		int status;
-		const char *reason;
-	} all[] = {{200, "OK"}, {206, "Partial Content"},
-		{301, "Moved Permanently"}, {304, "Not Modified"},
-		{400, "Bad Request"}, {403, "Forbidden"}, {404, "Not Found"},
-		{405, "Method Not Allowed"}, {408, "Request Timeout"},
-		{413, "Content Too Large"}, {414, "URI Too Long"},
-		{416, "Range Not Satisfiable"},
-		{431, "Request Header Fields Too Large"},
-		{501, "Not Implemented"}, {503, "Service Unavailable"},
-		{505, "HTTP Version Not Supported"}};
+	static const char *const all[] = {"200 OK", "206 Partial Content",
+		"301 Moved Permanently", "304 Not Modified", "400 Bad Request",
+		"403 Forbidden", "404 Not Found", "405 Method Not Allowed",
+		"408 Request Timeout", "413 Content Too Large",
+		"414 URI Too Long", "416 Range Not Satisfiable",
+		"431 Request Header Fields Too Large", "501 Not Implemented",
+		"503 Service Unavailable", "505 HTTP Version Not Supported"};
 	size_t i = 0;
 
-	while (i + 1 < sizeof(all) / sizeof(all[0]) && all[i].status < status)
+	while (i + 1 < sizeof(all) / sizeof(all[0]) && atoi(all[i]) < status)
 		i++;
-	return all[i].reason;
+	return all[i];
 }
 
 /* The path in its target, which may be a whole URL (RFC 9112, 3.2), and in

@@ -38,23 +38,33 @@ static void add(struct text *text, const char *more)
 	text->len += len;
 }
 
+static void add_number(struct text *text, long long number)
+{
+	char digits[24];
+	char *at = digits + sizeof(digits) - 1;
+
+	*at = '\0';
+	do
+		*--at = (char)('0' + number % 10);
+	while ((number /= 10) > 0);
+	add(text, at);
+}
+
 /* The head of an answer whose body has len bytes; more are lines of it. */
 static void send_head(struct evt_conn *conn, const struct request *request,
 	int status, const char *type, long long len, const char *more)
 {
 	struct text head;
-	char number[32];
 
-	head.len = (size_t)snprintf(
-		head.bytes, sizeof(head.bytes), "HTTP/1.1 %d ", status);
-	add(&head, request_reason(status));
+	head.len = 0;
+	add(&head, "HTTP/1.1 ");
+	add(&head, request_status_line(status));
 	add(&head, "\r\nDate: ");
 	add(&head, files_date(FILES_NOW, time(NULL)));
 	add(&head, "\r\nContent-Type: ");
 	add(&head, type);
-	snprintf(number, sizeof(number), "%lld", len);
 	add(&head, "\r\nContent-Length: ");
-	add(&head, number);
+	add_number(&head, len);
 	add(&head, "\r\nConnection: ");
 	add(&head, request->keep ? "keep-alive\r\n" : "close\r\n");
 	add(&head, more);
@@ -65,7 +75,7 @@ static void send_head(struct evt_conn *conn, const struct request *request,
 static void send_text(struct evt_conn *conn, const struct request *request,
 	int status, const char *more)
 {
-	const char *text = request_reason(status);
+	const char *text = request_status_line(status) + 4;
 	size_t len = strlen(text);
 
 	send_head(
