@@ -259,8 +259,8 @@ void evt_conn_read_(struct evt_conn *, bool to_end);
 /* RESUMED: hands over what is kept. */
 void evt_conn_go_on_(struct evt_conn *);
 
-/* Waits for input if that is wanted now, or no longer. */
-void evt_conn_update_reading_(struct evt_conn *);
+/* Waits for input and for room, as far as each is wanted now. */
+void evt_conn_update_waits_(struct evt_conn *);
 
 /* evt-conn-write.c */
 

@@ -34,14 +34,17 @@ static bool throws_away(const struct evt_conn *conn)
 		EVT_CONN_CLOSING;
 }
 
-void evt_conn_update_reading_(struct evt_conn *conn)
+/* Writing may be wanted no longer. Both change at once, when the turn ends: one
+ * that has just been connected goes from one to the other in one call. */
+void evt_conn_update_waits_(struct evt_conn *conn)
 {
-	bool wanted = wants_input(conn) || throws_away(conn);
+	uint32_t wanted = 0;
 
-	uint32_t writing = conn->flags & EVT_CONN_WRITING;
-
-	if (evt_conn_await_(
-		    conn, wanted ? writing | EVT_CONN_READING : writing) == -1)
+	if (wants_input(conn) || throws_away(conn))
+		wanted |= EVT_CONN_READING;
+	if (!evt_conn_is_flushed_(conn) && !(conn->flags & EVT_CONN_RETRY))
+		wanted |= conn->flags & EVT_CONN_WRITING;
+	if (evt_conn_await_(conn, wanted) == -1)
 		evt_conn_fail_(conn, EVT_REASON_FAILED, ENOMEM);
 }
 

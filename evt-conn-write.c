@@ -37,12 +37,6 @@ void evt_conn_free_unsent_(struct evt_conn *conn)
 	conn->unsent = NULL;
 }
 
-/* No more waiting for room. */
-static void leave_off(struct evt_conn *conn)
-{
-	(void)evt_conn_await_(conn, conn->flags & EVT_CONN_READING);
-}
-
 static size_t unsent_bytes(const struct evt_conn *conn)
 {
 	const struct evt_output *output = conn->unsent;
@@ -126,8 +120,8 @@ void evt_conn_send_(struct evt_conn *conn)
 	note_room(conn);
 	if (!evt_output_is_empty_(conn->unsent))
 		wait_for_room(conn);
-	if (evt_output_is_empty_(conn->unsent) || conn->flags & EVT_CONN_RETRY)
-		leave_off(conn);
+	if (conn->flags & EVT_CONN_RETRY)
+		evt_conn_touch_(conn); /* room is not what it waits for */
 }
 
 /* Sending at once */
@@ -421,6 +415,7 @@ int evt_conn_sendfile(
 	struct evt_conn *conn, int fd, int64_t offset, int64_t len)
 {
 	struct evt_piece *piece;
+	bool waits;
 	int error;
 
 	if (check(conn, "evt_conn_sendfile") == -1)
@@ -440,10 +435,10 @@ int evt_conn_sendfile(
 	}
 	evt_conn_touch_(conn);
 	flush(conn, true); /* if that failed, on_close tells */
+	waits = must_wait(conn) ||
+		conn->flags & (EVT_CONN_RETRY | EVT_CONN_ENDED);
 	evt_output_add_(conn->unsent, piece, 0);
-	if (conn->flags &
-		(EVT_CONN_WRITING | EVT_CONN_RETRY | EVT_CONN_CONNECTING |
-			EVT_CONN_ENDED))
+	if (waits)
 		wait_for_room(conn);
 	else
 		evt_conn_send_(conn);

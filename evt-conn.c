@@ -350,7 +350,7 @@ static void settle(struct evt_conn *conn)
 		evt_conn_touch_(conn); /* again, when that is sent */
 		return;
 	}
-	evt_conn_update_reading_(conn);
+	evt_conn_update_waits_(conn);
 	if (conn->home->draining && evt_conn_is_idle_(conn) &&
 		!conn->setup->handlers.on_stop)
 		evt_conn_fail_(conn, EVT_REASON_STOPPED, 0);

@@ -3,10 +3,22 @@
  * what was written before it was connected, the first of several addresses that
  * answers; and what it refuses at once.
  */
+/* wrap: epoll_ctl */
 #include "outgoing.h"
 
 #include <event2/event.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
+
+static atomic_int polls; /* calls of epoll_ctl */
+
+int __real_epoll_ctl(int epoll, int what, int fd, struct epoll_event *event);
+
+int __wrap_epoll_ctl(int epoll, int what, int fd, struct epoll_event *event)
+{
+	atomic_fetch_add(&polls, 1);
+	return __real_epoll_ctl(epoll, what, fd, event);
+}
 
 static const struct evt_handlers echo_handlers = {.on_data = echo_data};
 
@@ -225,6 +237,33 @@ static void one_that_was_paused_before_reads_nothing(void **state)
 	assert_int_equal(atomic_load(&out.len), 0);
 	assert_true(on_worker(0, resume_it, NULL));
 	out_gets("hello");
+}
+
+static void nothing_to_do(struct evt_worker *worker, void *arg)
+{
+	(void)worker, (void)arg;
+}
+
+/* One for the connect, one to wait for input instead. */
+static void to_be_connected_takes_two_calls_of_epoll_ctl(void **state)
+{
+	struct call call = {.then = write_hello};
+	int port;
+	int listener = bound("127.0.0.1", SOCK_STREAM, &port);
+	int client;
+
+	(void)state;
+	assert_int_equal(listen(listener, 5), 0);
+	start_echo();
+	call.url = url_of(port);
+	atomic_store(&polls, 0);
+	call_out(&call);
+	client = take_client(listener);
+	hears(client, "hello");
+	assert_true(on_worker(0, nothing_to_do, NULL));
+	assert_int_equal(atomic_load(&polls), 2);
+	close(client);
+	close(listener);
 }
 
 static void send_by_id(struct evt_conn *conn)
@@ -620,6 +659,7 @@ int main(void)
 		SERVER_TEST(on_drain_follows_what_was_written_before),
 		SERVER_TEST(a_stream_may_be_finished_before_it_is_connected),
 		SERVER_TEST(one_that_was_paused_before_reads_nothing),
+		SERVER_TEST(to_be_connected_takes_two_calls_of_epoll_ctl),
 		SERVER_TEST(what_is_sent_by_id_before_arrives_too),
 		SERVER_TEST(the_first_address_that_answers_is_taken),
 		SERVER_TEST(
