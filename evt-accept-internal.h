@@ -40,9 +40,12 @@ struct evt_acceptor {
 	enum evt_acceptor_state state;
 	int error;
 
-	/* Its worker alone; NULL unless watched. */
+	/* Its worker alone; NULL unless watched. Where there is a poll_fd it is
+	 * on that, and ready NULL: an event on the base of a worker would have
+	 * each of its waits go through libevent's loop. */
 	struct event *ready;
 	struct event *resume;
+	struct evt_watch watch;
 
 	/* Its worker alone: the pause for want of descriptors, memory, or room
 	 * in a pipe. */

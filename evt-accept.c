@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -87,6 +88,34 @@ static void on_ready(evutil_socket_t fd, short what, void *arg)
 	evt_callback_end_(worker, state);
 }
 
+static void on_watched(struct evt_watch *watch)
+{
+	char *bytes = (char *)watch - offsetof(struct evt_acceptor, watch);
+	struct evt_acceptor *acceptor = (struct evt_acceptor *)(void *)bytes;
+
+	/* Or what came before it in the same wait has ended or paused it. */
+	if (acceptor->resume && !atomic_load(&acceptor->paused))
+		on_ready(atomic_load(&acceptor->fd), EV_READ, acceptor);
+}
+
+/* Waits for clients: 0, or -1: no memory for that. */
+static int begin_waiting(struct evt_acceptor *acceptor)
+{
+	if (acceptor->ready)
+		return event_add(acceptor->ready, NULL);
+	return evt_worker_add_watch_(
+		acceptor->worker, atomic_load(&acceptor->fd), &acceptor->watch);
+}
+
+static void end_waiting(struct evt_acceptor *acceptor)
+{
+	if (acceptor->ready)
+		event_del(acceptor->ready);
+	else
+		evt_worker_drop_watch_(
+			acceptor->worker, atomic_load(&acceptor->fd));
+}
+
 static void set_paused(struct evt_acceptor *acceptor, bool paused)
 {
 	atomic_fetch_add(&acceptor->pool->nr_paused, paused ? 1 : -1);
@@ -99,7 +128,7 @@ static void end_pause(struct evt_acceptor *acceptor)
 
 	set_paused(acceptor, false);
 	event_del(acceptor->resume);
-	if (event_add(acceptor->ready, NULL) == 0)
+	if (begin_waiting(acceptor) == 0)
 		return;
 	/* No memory for that either: later. */
 	set_paused(acceptor, true);
@@ -108,7 +137,7 @@ static void end_pause(struct evt_acceptor *acceptor)
 
 void evt_acceptor_resume_(struct evt_acceptor *acceptor)
 {
-	if (acceptor->ready && atomic_load(&acceptor->paused))
+	if (acceptor->resume && atomic_load(&acceptor->paused))
 		end_pause(acceptor);
 }
 
@@ -137,15 +166,21 @@ static void free_events(struct evt_acceptor *acceptor)
 	acceptor->ready = acceptor->resume = NULL;
 }
 
-static int watch(struct evt_acceptor *acceptor, struct event_base *base)
+static int watch(struct evt_acceptor *acceptor)
 {
+	struct evt_worker *worker = acceptor->worker;
+	bool polls = worker->poll_fd != -1;
+
 	errno = ENOMEM; /* what libevent does not say */
-	acceptor->ready = event_new(base, atomic_load(&acceptor->fd),
-		EV_READ | EV_PERSIST, on_ready, acceptor);
-	acceptor->resume = event_new(base, -1, 0, on_resume, acceptor);
-	if (acceptor->ready && acceptor->resume &&
+	acceptor->watch.on_ready = on_watched;
+	if (!polls)
+		acceptor->ready = event_new(worker->base,
+			atomic_load(&acceptor->fd), EV_READ | EV_PERSIST,
+			on_ready, acceptor);
+	acceptor->resume = event_new(worker->base, -1, 0, on_resume, acceptor);
+	if ((acceptor->ready || polls) && acceptor->resume &&
 		evt_timer_reserve_(acceptor->resume) == 0 &&
-		event_add(acceptor->ready, NULL) == 0)
+		begin_waiting(acceptor) == 0)
 		return 0;
 	acceptor->error = errno;
 	free_events(acceptor);
@@ -159,9 +194,8 @@ static void watch_task(struct evt_worker *boss, void *arg)
 
 	pthread_mutex_lock(&pool->lock);
 	if (acceptor->state == EVT_ACCEPTOR_WANTED)
-		acceptor->state = watch(acceptor, boss->base) == 0
-			? EVT_ACCEPTOR_WATCHED
-			: EVT_ACCEPTOR_UNWATCHED;
+		acceptor->state = watch(acceptor) == 0 ? EVT_ACCEPTOR_WATCHED
+						       : EVT_ACCEPTOR_UNWATCHED;
 	pthread_mutex_unlock(&pool->lock);
 	evt_pool_tell_(pool);
 }
@@ -217,7 +251,7 @@ int evt_acceptor_begin_(struct evt_acceptor *acceptor,
 	acceptor->worker = worker;
 	acceptor->on_ready = ready;
 	acceptor->arg = arg;
-	if (watch(acceptor, worker->base) == 0)
+	if (watch(acceptor) == 0)
 		return 0;
 	errno = acceptor->error;
 	return -1;
@@ -227,6 +261,8 @@ void evt_acceptor_unwatch_(struct evt_acceptor *acceptor)
 {
 	int fd;
 
+	if (acceptor->resume) /* a forked child may have it open as well */
+		end_waiting(acceptor);
 	free_events(acceptor);
 	if (atomic_load(&acceptor->paused))
 		set_paused(acceptor, false);
@@ -321,7 +357,7 @@ static void begin_pause(struct evt_acceptor *acceptor, bool wait)
 	delay.tv_usec = acceptor->pause_ms * 1000;
 	atomic_fetch_add_explicit(&acceptor->pauses, 1, memory_order_relaxed);
 	evt_count_(&acceptor->worker->counters.accept_pauses, 1);
-	event_del(acceptor->ready);
+	end_waiting(acceptor);
 	if (wait)
 		event_add(acceptor->resume, &delay);
 	/* With evt_acceptor_nudge_ and evt_pool_nudge_: what is closed from
@@ -379,7 +415,7 @@ static int fail(struct evt_acceptor *acceptor, bool own, enum verdict verdict,
 		return -1;
 	}
 	if (verdict == BROKEN && own) {
-		event_del(acceptor->ready);
+		end_waiting(acceptor);
 		acceptor->broken = true;
 		return evt_fail_(
 			error, "accepting on %s has ended", acceptor->where);
@@ -391,7 +427,7 @@ int evt_acceptor_accept_(struct evt_acceptor *acceptor, int fd,
 	bool nonblocking, struct sockaddr_storage *peer, socklen_t *len)
 {
 	struct evt_worker *self = evt_thread_self_();
-	bool own = self && self == acceptor->worker && acceptor->ready &&
+	bool own = self && self == acceptor->worker && acceptor->resume &&
 		fd == atomic_load_explicit(&acceptor->fd, memory_order_relaxed);
 	int tries;
 

@@ -90,6 +90,7 @@ struct evt_worker {
 	bool reads_directly; /* where no event of the program's is waited for */
 	bool in_loop;        /* in libevent's, not in a wait of our own */
 	bool has_conns;      /* its state waits for more than the pipe */
+	int nr_watches;      /* that wait for something too */
 
 	/* The worker's thread alone: what is ready on poll_fd. On the stack it
 	 * would be zeroed each time, by -ftrivial-auto-var-init. */
@@ -219,9 +220,17 @@ struct evt_pool {
 	_Atomic(struct evt_pool *) next; /* that have been in evt_pool_run */
 };
 
-/* The keys of events on a worker's poll_fd; the owner's others are above. */
+/* The keys of events on a worker's poll_fd; the owner's others are above. Of a
+ * watch it is the address, with the highest bit set. */
 #define EVT_KEY_INBOX 0
 #define EVT_KEY_TIMER 1
+#define EVT_KEY_WATCH ((uint64_t)1 << 63)
+
+/* What is no connection and is waited for on a poll_fd. Its struct outlives the
+ * worker's loop: an event may have been taken before it was dropped. */
+struct evt_watch {
+	void (*on_ready)(struct evt_watch *);
+};
 
 /* evt-worker-base.c */
 
@@ -262,6 +271,11 @@ void evt_worker_free_(struct evt_worker *);
 
 /* Has the owner's on_event called with key when fd is readable: 0, or -1. */
 int evt_worker_watch_(struct evt_worker *, int fd, uint64_t key);
+
+/* Has on_ready called whenever fd is readable, until it is dropped: 0, or -1.
+ * On the worker, which has a poll_fd. */
+int evt_worker_add_watch_(struct evt_worker *, int fd, struct evt_watch *);
+void evt_worker_drop_watch_(struct evt_worker *, int fd);
 
 /* Starts the thread with main(arg): 0 or an error number. */
 int evt_worker_start_(struct evt_worker *, void *(*main)(void *), void *arg);

@@ -65,6 +65,22 @@ int evt_worker_watch_(struct evt_worker *worker, int fd, uint64_t key)
 	return epoll_ctl(worker->poll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
+int evt_worker_add_watch_(
+	struct evt_worker *worker, int fd, struct evt_watch *watch)
+{
+	if (evt_worker_watch_(worker, fd,
+		    EVT_KEY_WATCH | (uint64_t)(uintptr_t)watch) == -1)
+		return -1;
+	worker->nr_watches++;
+	return 0;
+}
+
+void evt_worker_drop_watch_(struct evt_worker *worker, int fd)
+{
+	if (epoll_ctl(worker->poll_fd, EPOLL_CTL_DEL, fd, NULL) == 0)
+		worker->nr_watches--;
+}
+
 static void close_poll(struct evt_worker *worker)
 {
 	int error = errno;
@@ -120,6 +136,7 @@ static void begin_anew(
 	worker->at_stop = NULL;
 	worker->done = worker->broken = false;
 	worker->reads_directly = worker->in_loop = worker->has_conns = false;
+	worker->nr_watches = 0;
 	worker->depth = 0;
 	worker->changes = 0;
 	worker->stalled = false;
@@ -441,6 +458,21 @@ static void on_inbox(evutil_socket_t fd, short what, void *arg)
 	serve_inbox(arg);
 }
 
+static void on_event(struct evt_worker *worker, const struct epoll_event *event)
+{
+	uint64_t key = event->data.u64;
+	struct evt_watch *watch;
+
+	if (key == EVT_KEY_INBOX) {
+		serve_inbox(worker);
+	} else if (key & EVT_KEY_WATCH) {
+		watch = (void *)(uintptr_t)(key & ~EVT_KEY_WATCH);
+		watch->on_ready(watch);
+	} else {
+		worker->pool->hooks->on_event(worker, key, event->events);
+	}
+}
+
 /* Waits for what there is on poll_fd, and sees to it. */
 static void poll_once(struct evt_worker *worker, int timeout_ms)
 {
@@ -454,13 +486,8 @@ static void poll_once(struct evt_worker *worker, int timeout_ms)
 		worker->broken = true;
 	/* Nobody cancels it while it is at work. */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
-	for (i = 0; i < nr; i++) {
-		if (events[i].data.u64 == EVT_KEY_INBOX)
-			serve_inbox(worker);
-		else
-			worker->pool->hooks->on_event(
-				worker, events[i].data.u64, events[i].events);
-	}
+	for (i = 0; i < nr; i++)
+		on_event(worker, &events[i]);
 	pthread_setcancelstate(state, NULL);
 }
 
@@ -522,7 +549,7 @@ int evt_worker_run_(struct evt_worker *worker)
 	while (result == 0 && goes_on(worker)) {
 		pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
 		while (goes_on(worker) && has_nothing_but_inbox(worker)) {
-			if (worker->has_conns)
+			if (worker->has_conns || worker->nr_watches > 0)
 				poll_once(worker, -1);
 			else
 				serve_inbox(worker);

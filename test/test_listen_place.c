@@ -2,8 +2,10 @@
  * test_listen_place.c: which worker gets a connection: in turn, where there are
  * fewest, as the program says, or the kernel.
  */
-/* wrap: accept4 */
+/* wrap: accept4 event_base_loop */
 #include "placing.h"
+
+#include <event2/event.h>
 
 #include <limits.h>
 
@@ -21,6 +23,17 @@ int __wrap_accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 	if (conn != -1 && len && atomic_load(&peers_vanish))
 		*len = 0;
 	return conn;
+}
+
+int __real_event_base_loop(struct event_base *base, int flags);
+
+static atomic_int loops; /* of libevent's, on workers */
+
+int __wrap_event_base_loop(struct event_base *base, int flags)
+{
+	if (evt_worker_self())
+		atomic_fetch_add(&loops, 1);
+	return __real_event_base_loop(base, flags);
 }
 
 /* In turn */
@@ -280,6 +293,21 @@ static void a_socket_for_each_worker_shares_clients_out(void **state)
 	end_server();
 }
 
+/* Each wait of libevent's loop would be two of the kernel's. */
+static void a_socket_of_its_own_is_waited_for_without_libevent(void **state)
+{
+	int clients[20];
+
+	(void)state;
+	atomic_store(&loops, 0);
+	start_placing(by_kernel, 2);
+	dial_all(clients, 20);
+	assert_true(WAIT_FOR(nr_opened() == 20));
+	assert_int_equal(atomic_load(&loops), 0);
+	hang_up(clients, 20);
+	end_server();
+}
+
 static void each_socket_of_a_group_is_closed_with_it(void **state)
 {
 	int fds;
@@ -333,6 +361,7 @@ int main(void)
 			of_a_client_that_has_left_the_family_is_unspecified),
 		SERVER_TEST(choices_that_contradict_are_refused),
 		SERVER_TEST(a_socket_for_each_worker_shares_clients_out),
+		SERVER_TEST(a_socket_of_its_own_is_waited_for_without_libevent),
 		SERVER_TEST(each_socket_of_a_group_is_closed_with_it),
 		SERVER_TEST(a_group_does_not_share_its_port_with_a_stranger),
 	};
