@@ -245,6 +245,15 @@ static struct evt_conn *owner(struct evt_timer *timer)
 	return (struct evt_conn *)(void *)bytes;
 }
 
+/* Closed by what was due before it: its output may not have been sent yet, and
+ * it is no fault of the peer's that it is still there. */
+static bool is_just_closing(const struct evt_conn *conn)
+{
+	const uint32_t both = EVT_CONN_CLOSING | EVT_CONN_TOUCHED;
+
+	return (conn->flags & both) == both;
+}
+
 /* A turn begins only when something is due: to put connections back is not
  * worth the boss's attention. */
 void evt_home_tick_(struct evt_home *home)
@@ -266,7 +275,7 @@ void evt_home_tick_(struct evt_home *home)
 		if ((conn->flags & (EVT_CONN_ENDED | EVT_CONN_CLOSED)) ==
 			EVT_CONN_ENDED)
 			continue; /* by what was due before it */
-		if (!look(conn, now_ms, false)) {
+		if (is_just_closing(conn) || !look(conn, now_ms, false)) {
 			schedule(conn, now_ms);
 			continue;
 		}

@@ -256,6 +256,50 @@ static void no_timeout_is_told_after_an_abort_in_the_same_tick(void **state)
 	assert_int_equal(atomic_load(&seen.timeouts), 1);
 }
 
+static void idle_both(struct evt_conn *conn, void *arg)
+{
+	int nr = nr_opened();
+
+	pair[nr] = conn;
+	if (nr == 1) {
+		evt_conn_set_timeout(pair[0], EVT_TIMEOUT_IDLE, 50);
+		evt_conn_set_timeout(pair[1], EVT_TIMEOUT_IDLE, 50);
+	}
+	note_open(conn, arg);
+}
+
+static void close_the_other(
+	struct evt_conn *conn, enum evt_reason reason, void *arg)
+{
+	struct evt_conn *other = pair[conn == pair[0]];
+
+	note_timeout(conn, reason, arg);
+	evt_conn_write(other, "bye", 3);
+	evt_conn_close(other);
+	evt_conn_close(conn);
+}
+
+/* E12, E15: as the two sides of a proxy. */
+static void a_close_in_the_tick_of_its_own_timeout_is_no_reset(void **state)
+{
+	const struct evt_handlers handlers = {.on_open = idle_both,
+		.on_timeout = close_the_other,
+		.on_close = note_close};
+	size_t len[2];
+	int fds[2];
+
+	(void)state;
+	start_server(&handlers, NULL, 1);
+	fds[0] = dial_and_wait();
+	fds[1] = dial_and_wait();
+	assert_int_equal(drain_to_end(fds[0], &len[0]), CLEAN_END);
+	assert_int_equal(drain_to_end(fds[1], &len[1]), CLEAN_END);
+	assert_int_equal(len[0] + len[1], 3);
+	assert_int_equal(atomic_load(&seen.timeouts), 1);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 static atomic_int_least64_t wrote_us;
 
 /* Works for so many ms, then writes. */
@@ -351,6 +395,7 @@ int main(void)
 		SERVER_TEST(
 			a_done_that_ends_the_thread_keeps_no_other_from_coming),
 		SERVER_TEST(no_timeout_is_told_after_an_abort_in_the_same_tick),
+		SERVER_TEST(a_close_in_the_tick_of_its_own_timeout_is_no_reset),
 		SERVER_TEST(
 			idle_time_counts_from_a_write_at_the_end_of_a_long_task),
 		SERVER_TEST(small_copies_between_refs_cost_little),
