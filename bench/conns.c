@@ -18,9 +18,8 @@
  * The exit status says that everything ran and no echo was wrong or missing,
  * not that a target was reached: that depends on the machine.
  */
+#include "figures.h"
 #include "proc.h"
-#include "server.h"
-#include "table.h"
 
 #include <sys/resource.h>
 
@@ -34,7 +33,6 @@
 #define MAX_GOALS    3
 
 enum { BARE, EVT, BUFFEREVENT, LIBUV };
-enum { CPU, RATE, P99, NR_FIGURES };
 
 static const struct {
 	const char *name;
@@ -48,7 +46,7 @@ static const struct {
 	{"libuv", "bench/peer-libuv", NULL, NULL},
 };
 
-static const char *const figures[NR_FIGURES] = {"CPU", "rate", "p99"};
+static const char *const figures[] = {[CPU] = "CPU", [RATE] = "rate"};
 
 struct goal {
 	int than;   /* the side to compare with */
@@ -169,9 +167,7 @@ static int echo(
 struct entrant {
 	struct server server;
 	struct child echoer; /* unless it is flooded */
-	int64_t cpu_ns;
-	double seconds;
-	double p99_us; /* of all turns together */
+	struct spent spent;
 };
 
 /* Returns how many failed; line gets the figures. */
@@ -196,27 +192,22 @@ static void enter(const struct load *load, int side, struct entrant *entrant)
 
 static void take_turn(struct load *load, int side, struct entrant *entrant)
 {
+	struct spent *spent = &entrant->spent;
 	char line[1024];
 
-	entrant->cpu_ns -= child_cpu_ns(&entrant->server.child);
+	spent->cpu_ns -= child_cpu_ns(&entrant->server.child);
 	load->failures[side] += send_messages(load, entrant, line);
-	entrant->cpu_ns += child_cpu_ns(&entrant->server.child);
-	entrant->seconds += value_of(line, "seconds");
-	entrant->p99_us += value_of(line, "p99");
+	spent->cpu_ns += child_cpu_ns(&entrant->server.child);
+	spent_add(spent, line, load->messages);
 }
 
 static void leave(
 	struct load *load, int side, struct entrant *entrant, int round)
 {
-	series *figure = load->figure[side];
-	double messages = (double)load->messages * load->turns;
-
 	if (load->outstanding > 0)
 		child_end(&entrant->echoer, START_MS);
 	server_stop(&entrant->server);
-	figure[CPU][round] = (double)entrant->cpu_ns / 1000 / messages;
-	figure[RATE][round] = messages / entrant->seconds;
-	figure[P99][round] = entrant->p99_us / load->turns;
+	spent_note(&entrant->spent, load->figure[side], round);
 }
 
 static void measure_round(struct load *load, int round)
@@ -257,10 +248,7 @@ static void measure_all(int rounds)
 
 static void print_side(struct load *load, int side, int rounds)
 {
-	printf("%-11s", sides[side].name);
-	print_figure(load->figure[side][CPU], rounds, 2, 13);
-	print_figure(load->figure[side][RATE], rounds, 0, 15);
-	print_figure(load->figure[side][P99], rounds, 0, 0);
+	print_figures(sides[side].name, load->figure[side], rounds);
 	printf("\n");
 	if (load->failures[side] > 0)
 		printf("%-11s %8d failed\n", "", load->failures[side]);
@@ -280,19 +268,20 @@ static void print_goal(struct load *load, const struct goal *goal, int rounds)
 
 static void print_load(struct load *load, int rounds)
 {
+	results_table(sides[EVT].name, load->title);
 	printf("%s: medians and quartiles of %d rounds\n\n", load->title,
 		rounds);
-	printf("%-11s %8s %-13s %8s %-15s %8s\n", "", "CPU us", "of each",
-		"rate/s", "", "p99 us");
+	print_figure_heads();
 	for (int side = 0; side < NR_SERVERS; side++) {
 		if (takes_part(load, side))
 			print_side(load, side, rounds);
+		else if (!is_built(side))
+			results_skipped(sides[side].name, "not built");
 	}
 	printf("\n");
 	if (!is_built(EVT))
 		return;
-	printf("%-28s %6s %-13s %9s    %s\n", "evt's by", "ratio",
-		"  quartiles", "of medians", "target");
+	print_ratio_heads(sides[EVT].name);
 	for (int i = 0; i < MAX_GOALS; i++)
 		print_goal(load, &load->goals[i], rounds);
 	printf("\n");
@@ -340,8 +329,19 @@ static struct idle measure_idle(int side)
 	return idle;
 }
 
+static void record_idle(int side, struct idle idle)
+{
+	results_value(sides[side].name, "memory, bytes of each", idle.bytes);
+	results_value(
+		sides[side].name, "switches, 1/s and worker", idle.switches);
+}
+
 static void print_idle(void)
 {
+	const struct target bytes = {AT_MOST, BYTES};
+	const struct target switches = {AT_MOST, SWITCHES};
+
+	results_table(sides[EVT].name, "9,000 idle connections");
 	printf("%d idle connections: memory of the server's for each, and "
 	       "voluntary context\nswitches a second, for each of %d workers\n\n",
 		MANY, WORKERS);
@@ -355,14 +355,17 @@ static void print_idle(void)
 		printf("%-11s %8.0f", sides[side].name, idle.bytes);
 		if (side == EVT)
 			printf("    <= %d  %-6s  %6.2f    <= %.1f  %s", BYTES,
-				verdict((struct target){AT_MOST, BYTES},
-					idle.bytes),
-				idle.switches, SWITCHES,
-				verdict((struct target){AT_MOST, SWITCHES},
-					idle.switches));
+				verdict(bytes, idle.bytes), idle.switches,
+				SWITCHES, verdict(switches, idle.switches));
 		else
 			printf("%19s %6.2f", "", idle.switches);
 		printf("\n");
+		record_idle(side, idle);
+		if (side == EVT) {
+			results_limit("bytes of each", idle.bytes, bytes);
+			results_limit(
+				"switches a second", idle.switches, switches);
+		}
 	}
 	printf("\n");
 }
@@ -392,8 +395,11 @@ static void hold_up(int side, const char *option, char *what, char line[1024])
 
 static void print_bursts(void)
 {
+	const struct target target = {AT_MOST, HELD_UP_MS};
 	char line[1024];
 
+	results_table(sides[EVT].name,
+		"Bursts of 1,000 connects: an echo on an old connection");
 	printf("Bursts of 1,000 connects: an echo on an old connection, ms; and "
 	       "until each of\nthe burst is served\n\n");
 	printf("%-11s %8s %8s %25s\n", "", "median", "worst", "slowest burst");
@@ -408,11 +414,17 @@ static void print_bursts(void)
 			value_of(line, "p50") / 1000, worst);
 		if (side == EVT)
 			printf("  <= %d  %-6s", HELD_UP_MS,
-				verdict((struct target){AT_MOST, HELD_UP_MS},
-					worst));
+				verdict(target, worst));
 		else
 			printf("%15s", "");
 		printf(" %9.1f\n", value_of(line, "slowest_burst") / 1000);
+		results_value(sides[side].name, "median echo, ms",
+			value_of(line, "p50") / 1000);
+		results_value(sides[side].name, "worst echo, ms", worst);
+		results_value(sides[side].name, "slowest burst, ms",
+			value_of(line, "slowest_burst") / 1000);
+		if (side == EVT)
+			results_limit("worst echo, ms", worst, target);
 	}
 	printf("\n");
 }
@@ -477,6 +489,7 @@ static void print_futex_calls(void)
 /* While there is room in the pipes; for each message. */
 static void print_locks(void)
 {
+	const struct target target = {AT_MOST, LOCKS};
 	char *argv[] = {"bench/sends", PACED, "-p", NULL};
 	char line[1024];
 	double locks;
@@ -485,7 +498,8 @@ static void print_locks(void)
 		give_up(argv[0], "failed");
 	locks = value_of(line, "locks");
 	printf("%-12s %8.5f    <= %.3f  %s\n", "locks", locks, LOCKS,
-		verdict((struct target){AT_MOST, LOCKS}, locks));
+		verdict(target, locks));
+	results_limit("locks of each", locks, target);
 	print_futex_calls();
 }
 
@@ -511,6 +525,10 @@ static void print_sends(void)
 	printf("\n%-12s", "CPU us");
 	print_figure(cpu, SENDS_ROUNDS, 2, 0);
 	printf("\n");
+	results_table(
+		"evt", "evt_pool_send: 64 B from 4 threads to 64 connections");
+	results_series("evt", "rate, 1/s", rate, SENDS_ROUNDS);
+	results_series("evt", "CPU, us of each", cpu, SENDS_ROUNDS);
 	print_locks();
 }
 
@@ -544,6 +562,7 @@ int main(void)
 				sides[side].name, sides[side].path);
 	}
 	measure_all(rounds);
+	results_open("conns");
 	for (int i = 0; i < NR_CASES; i++)
 		print_load(&loads[i], rounds);
 	print_idle();
@@ -552,5 +571,6 @@ int main(void)
 		print_stall();
 		print_sends();
 	}
+	results_close();
 	return has_failures();
 }

@@ -13,9 +13,8 @@
  * The exit status says that everything ran and every client was served, not
  * that a target was reached: that depends on the machine.
  */
+#include "figures.h"
 #include "proc.h"
-#include "server.h"
-#include "table.h"
 
 #define USUAL_ROUNDS  15
 #define WORKERS       2
@@ -26,7 +25,6 @@
 #define NR_LOADS      2
 
 enum { BARE, EVT, POLLING };
-enum { RATE, P99, CPU, NR_FIGURES };
 
 static const char *const path[NR_SERVERS] = {
 	"bench/bare", "test/evt_test", "bench/polling"};
@@ -58,20 +56,18 @@ static void measure(struct load *load, int which, int nr)
 {
 	struct server server = start(which, WORKERS);
 	int transactions = load->transactions[which];
-	series *figure = load->figure[which];
+	struct spent spent = {.turns = 0};
 	char line[1024];
 	int *failures = &load->failures[which];
-	int64_t before;
 
 	*failures += flood(
 		&server, WARM_UP, load->in_flight, line, sizeof(line));
-	before = child_cpu_ns(&server.child);
+	spent.cpu_ns = -child_cpu_ns(&server.child);
 	*failures += flood(
 		&server, transactions, load->in_flight, line, sizeof(line));
-	figure[CPU][nr] = (double)(child_cpu_ns(&server.child) - before) /
-		1000 / transactions;
-	figure[RATE][nr] = value_of(line, "rate");
-	figure[P99][nr] = value_of(line, "p99");
+	spent.cpu_ns += child_cpu_ns(&server.child);
+	spent_add(&spent, line, transactions);
+	spent_note(&spent, load->figure[which], nr);
 	server_stop(&server);
 }
 
@@ -104,6 +100,7 @@ static void print_server(struct load *load, int which, int rounds)
 	print_figure(load->figure[which][P99], rounds, 0, 15);
 	print_figure(load->figure[which][CPU], rounds, 1, 0);
 	printf("\n");
+	record_figures(name[which], load->figure[which], rounds);
 	if (load->failures[which] > 0)
 		printf("%-8s %8d transactions failed\n", "",
 			load->failures[which]);
@@ -113,7 +110,12 @@ static void print_load(struct load *load, int rounds)
 {
 	series *evt = load->figure[EVT];
 	series *bare = load->figure[BARE];
+	char title[80];
 
+	snprintf(title, sizeof(title),
+		"The classic server: connect, 512 B, close: %d in flight",
+		load->in_flight);
+	results_table(name[EVT], title);
 	printf("%d in flight, %d workers: medians and quartiles of %d "
 	       "rounds\n\n",
 		load->in_flight, WORKERS, rounds);
@@ -121,8 +123,8 @@ static void print_load(struct load *load, int rounds)
 		"CPU us of each");
 	for (int i = 0; i < NR_SERVERS; i++)
 		print_server(load, i, rounds);
-	printf("\n%-28s %6s %-13s %9s    %s\n", "evt_test's by", "ratio",
-		"  quartiles", "of medians", "target");
+	printf("\n");
+	print_ratio_heads(name[EVT]);
 	print_ratio("bare's rate", evt[RATE], bare[RATE], rounds,
 		(struct target){AT_LEAST, 0.95});
 	print_ratio("bare's p99", evt[P99], bare[P99], rounds,
@@ -155,16 +157,22 @@ static long idle_switches(int which)
 
 static void print_idle(void)
 {
+	const struct target target = {AT_MOST, IDLE_SWITCHES};
+
+	results_table(name[EVT], "The classic server: 8 idle workers");
 	printf("%d idle workers: voluntary context switches in a second\n\n",
 		IDLE_WORKERS);
 	for (int i = 0; i < NR_SERVERS; i++) {
 		long switches = idle_switches(i);
 
 		printf("%-8s %8ld", name[i], switches);
-		if (i == EVT)
+		results_value(name[i], "switches, 1/s", (double)switches);
+		if (i == EVT) {
 			printf("    <= %d  %s", IDLE_SWITCHES,
-				verdict((struct target){AT_MOST, IDLE_SWITCHES},
-					(double)switches));
+				verdict(target, (double)switches));
+			results_limit(
+				"switches a second", (double)switches, target);
+		}
 		printf("\n");
 	}
 	printf("\n");
@@ -186,9 +194,11 @@ int main(void)
 	int rounds = rounds_wanted(USUAL_ROUNDS);
 
 	measure_all(rounds);
+	results_open("run");
 	for (int i = 0; i < NR_LOADS; i++)
 		print_load(&loads[i], rounds);
 	print_idle();
+	results_close();
 	fflush(stdout);
 	child_run(handoff);
 	return has_failures();

@@ -1,6 +1,6 @@
 /*
- * server.h: the servers that the drivers start and flood. Each takes a port and
- * a number of workers and says "listening on port N".
+ * server.h: the servers that the drivers start and flood. Each says where it
+ * listens in a line that ends with the port.
  */
 #ifndef BENCH_SERVER_H
 #define BENCH_SERVER_H
@@ -15,24 +15,33 @@ struct server {
 	char port[8];
 };
 
-/* option may be NULL. */
+static inline struct server server_of(char *const argv[])
+{
+	struct server server;
+	char line[128];
+	size_t len;
+
+	server.child = child_start(argv);
+	child_read(&server.child, line, sizeof(line), 1, START_MS);
+	len = strcspn(line, "\n");
+	while (len > 0 && line[len - 1] >= '0' && line[len - 1] <= '9')
+		len--;
+	if (atoi(line + len) <= 0)
+		give_up(argv[0], "does not listen");
+	snprintf(server.port, sizeof(server.port), "%d", atoi(line + len));
+	return server;
+}
+
+/* One of bench/, which takes a port and a number of workers; option may be
+ * NULL. */
 static inline struct server server_start(
 	const char *path, int workers, const char *option)
 {
 	char count[8];
 	char *argv[] = {(char *)path, "0", count, (char *)option, NULL};
-	struct server server;
-	char line[128];
-	const char *port;
 
 	snprintf(count, sizeof(count), "%d", workers);
-	server.child = child_start(argv);
-	child_read(&server.child, line, sizeof(line), 1, START_MS);
-	port = strstr(line, "port ");
-	if (!port || atoi(port + 5) <= 0)
-		give_up(path, "does not listen");
-	snprintf(server.port, sizeof(server.port), "%d", atoi(port + 5));
-	return server;
+	return server_of(argv);
 }
 
 static inline void server_stop(struct server *server)
@@ -42,19 +51,30 @@ static inline void server_stop(struct server *server)
 		give_up(server->child.path, "failed");
 }
 
-/* The value of "key=" in a line of figures, that of flooder -q for one. */
-static inline double value_of(const char *line, const char *key)
+/* The value of "key=" in a line of figures, that of flooder -q for one; returns
+ * whether it is there. */
+static inline int find_value(const char *line, const char *key, double *value)
 {
 	size_t len = strlen(key);
 	const char *at = line;
 
 	while ((at = strstr(at, key)) != NULL) {
-		if ((at == line || at[-1] == ' ') && at[len] == '=')
-			return atof(at + len + 1);
+		if ((at == line || at[-1] == ' ') && at[len] == '=') {
+			*value = atof(at + len + 1);
+			return 1;
+		}
 		at += len;
 	}
-	give_up(key, "is missing in a line of figures");
 	return 0;
+}
+
+static inline double value_of(const char *line, const char *key)
+{
+	double value = 0;
+
+	if (!find_value(line, key, &value))
+		give_up(key, "is missing in a line of figures");
+	return value;
 }
 
 /* Floods the server; text gets the line of figures. Returns how many

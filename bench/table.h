@@ -4,7 +4,7 @@
 #ifndef BENCH_TABLE_H
 #define BENCH_TABLE_H
 
-#include "stats.h"
+#include "results.h"
 
 static inline void print_figure(
 	const double *values, int rounds, int decimals, int width)
@@ -27,6 +27,7 @@ static inline void print_ratio(const char *what, const double *ours,
 		q.median, q.low, q.high, of_medians,
 		target.aim == AT_LEAST ? ">=" : "<=", target.limit,
 		verdict(target, q.median));
+	results_goal(what, q, target);
 }
 
 #endif /* BENCH_TABLE_H */
