@@ -272,10 +272,11 @@ FLOOD ?= 10000
 flood: $(programs)
 	@EVT_FLOOD=$(FLOOD) test/evt_test
 
-## bench: compare with bare servers and with peers (ROUNDS=3: a quick look)
-bench: $(benches) $(programs)
+## bench: compare with bare servers and peers (ROUNDS=3: a quick look), report
+bench: $(benches) $(programs) $(examples)
 	@bench/run
 	@bench/conns
+	@bench/programs
 
 # ---- Reading the source -----------------------------------------------------
 

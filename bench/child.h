@@ -93,9 +93,9 @@ static inline size_t child_read(const struct child *child, char *text,
 	return fill;
 }
 
-/* Ends its input and waits, at most timeout_ms, until it has ended: its exit
- * status. */
-static inline int child_end(struct child *child, int timeout_ms)
+/* Ends its input and waits, at most timeout_ms, until it has ended: what
+ * waitpid says of it. */
+static inline int child_wait(struct child *child, int timeout_ms)
 {
 	struct pollfd closed = {.fd = child->out};
 	int status;
@@ -108,6 +108,14 @@ static inline int child_end(struct child *child, int timeout_ms)
 	}
 	waitpid(child->pid, &status, 0);
 	close(child->out);
+	return status;
+}
+
+/* The same for one that ends by itself: its exit status. */
+static inline int child_end(struct child *child, int timeout_ms)
+{
+	int status = child_wait(child, timeout_ms);
+
 	if (!WIFEXITED(status))
 		give_up(child->path, "killed by a signal");
 	return WEXITSTATUS(status);
@@ -129,14 +137,19 @@ static inline void child_run(char *const argv[])
 		give_up(argv[0], "failed");
 }
 
-/* The CPU time of the whole process so far, to the nanosecond. */
-static inline int64_t child_cpu_ns(const struct child *child)
+/* The CPU time of a whole process so far, to the nanosecond. */
+static inline int64_t process_cpu_ns(pid_t pid)
 {
 	clockid_t clock;
 
-	if (clock_getcpuclockid(child->pid, &clock) != 0)
-		give_up(child->path, "no CPU clock");
+	if (clock_getcpuclockid(pid, &clock) != 0)
+		give_up("a server", "no CPU clock");
 	return clock_ns(clock);
+}
+
+static inline int64_t child_cpu_ns(const struct child *child)
+{
+	return process_cpu_ns(child->pid);
 }
 
 #endif /* BENCH_CHILD_H */

@@ -1,6 +1,6 @@
 /*
- * proc.h: what /proc tells of a server: how often it has slept, and how much
- * memory is its own.
+ * proc.h: what /proc tells of a server: how often it has slept, how much memory
+ * is its own, and which processes it has started.
  */
 #ifndef BENCH_PROC_H
 #define BENCH_PROC_H
@@ -72,6 +72,26 @@ static inline long process_memory_kib(const struct child *child)
 	if (kib == -1)
 		give_up(child->path, "no RssAnon in /proc");
 	return kib;
+}
+
+/* The CPU time of the process and of those that it has started: nginx has a
+ * process for each worker. */
+static inline int64_t family_cpu_ns(const struct child *child)
+{
+	int64_t sum = child_cpu_ns(child);
+	char file[64];
+	FILE *children;
+	int pid;
+
+	snprintf(file, sizeof(file), "/proc/%d/task/%d/children", child->pid,
+		child->pid);
+	children = fopen(file, "re");
+	if (!children)
+		give_up(child->path, "no children in /proc");
+	while (fscanf(children, "%d", &pid) == 1)
+		sum += process_cpu_ns(pid);
+	fclose(children);
+	return sum;
 }
 
 #endif /* BENCH_PROC_H */
