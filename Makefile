@@ -274,9 +274,9 @@ flood: $(programs)
 
 ## bench: compare with bare servers and peers (ROUNDS=3: a quick look), report
 bench: $(benches) $(programs) $(examples)
-	@bench/run
-	@bench/conns
-	@bench/programs
+	@status=0; for driver in run conns programs; do \
+		bench/$$driver || status=1; \
+	done; bench/report && exit $$status
 
 # ---- Reading the source -----------------------------------------------------
 

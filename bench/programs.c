@@ -33,14 +33,17 @@
 #define MAX_GOALS    3
 #define NR_CASES     (int)(sizeof(loads) / sizeof(loads[0]))
 
+static const char files[] = PEER_FOLDER "/files";
+
 enum { OURS, PEER, NR_SIDES };
 enum client { WRK, CACHER, ECHOER, FLOODER };
 
-/* Servers that do the same. upstream is the port behind them, if one is. */
+/* Servers that do the same. behind: the port behind a proxy, the folder of a
+ * server of files, or NULL. */
 struct contest {
 	const char *names[NR_SIDES];
 	const char *paths[NR_SIDES];
-	struct server (*start[NR_SIDES])(const char *upstream);
+	struct server (*start[NR_SIDES])(const char *behind);
 };
 
 struct goal {
@@ -56,8 +59,9 @@ struct load {
 	enum client client;
 	int conns;
 	int outstanding;
-	int size;         /* of an echo */
-	const char *file; /* that wrk asks for */
+	int size; /* of an echo */
+	const char *folder;
+	const char *file; /* that wrk asks for, of the folder */
 	double bytes;     /* of it, if it is large: parts of it count */
 	int closes;       /* wrk: after each answer */
 	int writes;       /* cacher */
@@ -67,26 +71,24 @@ struct load {
 	const char *skipped; /* why */
 	series figure[NR_SIDES][NR_FIGURES];
 	double answer[NR_SIDES]; /* its bytes, if it is small and wrk's */
-	int failures;
+	int failures[NR_SIDES];
 };
 
 /* Servers */
 
-static char files[] = PEER_FOLDER "/files";
 static char nginx_conf[] = PEER_FOLDER "/nginx.conf";
 static char haproxy_cfg[] = PEER_FOLDER "/haproxy.cfg";
 
-static struct server start_http(const char *upstream)
+static struct server start_http(const char *behind)
 {
-	char *argv[] = {"examples/http", "tcp://127.0.0.1:0", "-r", files, "-t",
-		WORKERS, NULL};
+	char *argv[] = {"examples/http", "tcp://127.0.0.1:0", "-t", WORKERS,
+		behind ? "-r" : NULL, (char *)behind, NULL};
 
-	(void)upstream;
 	return server_of(argv);
 }
 
 /* Its master starts workers as nobody, who might not reach this folder. */
-static struct server start_nginx(const char *upstream)
+static struct server start_nginx(const char *behind)
 {
 	char *argv[] = {"nginx", "-p", PEER_FOLDER, "-c", "nginx.conf", "-e",
 		"stderr", geteuid() == 0 ? "-g" : NULL, "user root;", NULL};
@@ -95,7 +97,7 @@ static struct server start_nginx(const char *upstream)
 	struct word words[] = {
 		{"@PORT@", port}, {"@FOLDER@", folder}, {NULL, NULL}};
 
-	(void)upstream;
+	(void)behind;
 	find_port(port);
 	if (!realpath(PEER_FOLDER, folder))
 		give_up(PEER_FOLDER, strerror(errno));
@@ -103,43 +105,43 @@ static struct server start_nginx(const char *upstream)
 	return peer_start(argv, port);
 }
 
-static struct server start_cache(const char *upstream)
+static struct server start_cache(const char *behind)
 {
 	char *argv[] = {
 		"examples/cache", "tcp://127.0.0.1:0", "-t", WORKERS, NULL};
 
-	(void)upstream;
+	(void)behind;
 	return server_of(argv);
 }
 
-static struct server start_memcached(const char *upstream)
+static struct server start_memcached(const char *behind)
 {
 	char port[8];
 	char *argv[] = {"memcached", "-l", "127.0.0.1", "-U", "0", "-t",
 		WORKERS, "-c", "10000", "-p", port,
 		geteuid() == 0 ? "-u" : NULL, "root", NULL};
 
-	(void)upstream;
+	(void)behind;
 	find_port(port);
 	return peer_start(argv, port);
 }
 
-static struct server start_proxy(const char *upstream)
+static struct server start_proxy(const char *behind)
 {
 	char url[32];
 	char *argv[] = {"examples/proxy", "tcp://127.0.0.1:0", url, "-t",
 		WORKERS, NULL};
 
-	snprintf(url, sizeof(url), "tcp://127.0.0.1:%s", upstream);
+	snprintf(url, sizeof(url), "tcp://127.0.0.1:%s", behind);
 	return server_of(argv);
 }
 
-static struct server start_haproxy(const char *upstream)
+static struct server start_haproxy(const char *behind)
 {
 	char *argv[] = {"haproxy", "-db", "-q", "-f", haproxy_cfg, NULL};
 	char port[8];
 	struct word words[] = {
-		{"@PORT@", port}, {"@UPSTREAM@", upstream}, {NULL, NULL}};
+		{"@PORT@", port}, {"@UPSTREAM@", behind}, {NULL, NULL}};
 
 	find_port(port);
 	fill_in("haproxy.cfg", haproxy_cfg, words);
@@ -180,6 +182,7 @@ static struct load loads[] = {
 		.contest = &webs,
 		.client = WRK,
 		.conns = 64,
+		.folder = files,
 		.file = "1k",
 		.turns = 3,
 		.goals = {{RATE, {AT_LEAST, 1.0}}}},
@@ -187,6 +190,7 @@ static struct load loads[] = {
 		.contest = &webs,
 		.client = WRK,
 		.conns = 64,
+		.folder = files,
 		.file = "100k",
 		.bytes = 100 * KB,
 		.turns = 3,
@@ -195,6 +199,7 @@ static struct load loads[] = {
 		.contest = &webs,
 		.client = WRK,
 		.conns = 16,
+		.folder = files,
 		.file = "10m",
 		.bytes = 10 * MB,
 		.turns = 3,
@@ -331,6 +336,7 @@ struct entrant {
 	struct server server;
 	struct child asker;
 	struct spent spent;
+	int failures;
 	double bytes; /* that wrk read */
 };
 
@@ -340,31 +346,31 @@ static int client_stays(const struct load *load)
 }
 
 /* How many answers came; in line the figures. */
-static double work(struct load *load, struct entrant *entrant, char text[1024],
-	const char **line)
+static double work(const struct load *load, struct entrant *entrant,
+	char text[1024], const char **line)
 {
 	*line = text;
 	if (load->client == WRK) {
 		double bytes;
 
 		*line = run_wrk(load, entrant->server.port, text, 1024);
-		load->failures += (int)value_of(*line, "errors");
+		entrant->failures += (int)value_of(*line, "errors");
 		bytes = value_of(*line, "bytes");
 		entrant->bytes += bytes;
 		return load->bytes > 0 ? bytes / load->bytes
 				       : value_of(*line, "requests");
 	}
 	if (load->client == FLOODER) {
-		load->failures += flood(&entrant->server, load->messages,
+		entrant->failures += flood(&entrant->server, load->messages,
 			load->conns, text, 1024);
 		return load->messages;
 	}
 	tell(&entrant->asker, load->messages, text);
-	load->failures += (int)value_of(text, "errors");
+	entrant->failures += (int)value_of(text, "errors");
 	return load->messages;
 }
 
-static void enter(struct load *load, int side, struct entrant *entrant)
+static void enter(const struct load *load, int side, struct entrant *entrant)
 {
 	char text[1024];
 	char size[12];
@@ -374,7 +380,8 @@ static void enter(struct load *load, int side, struct entrant *entrant)
 	if (load->upstream)
 		entrant->upstream = server_start(
 			load->upstream, atoi(WORKERS), load->stays);
-	entrant->server = load->contest->start[side](entrant->upstream.port);
+	entrant->server = load->contest->start[side](
+		load->upstream ? entrant->upstream.port : load->folder);
 	snprintf(size, sizeof(size), "%d", load->size);
 	if (load->client == ECHOER)
 		entrant->asker = asker_start(
@@ -386,7 +393,7 @@ static void enter(struct load *load, int side, struct entrant *entrant)
 	entrant->bytes = 0;
 }
 
-static void take_turn(struct load *load, struct entrant *entrant)
+static void take_turn(const struct load *load, struct entrant *entrant)
 {
 	struct spent *spent = &entrant->spent;
 	char text[1024];
@@ -411,6 +418,7 @@ static void leave(
 	if (load->upstream)
 		server_stop(&entrant->upstream);
 	spent_note(&entrant->spent, load->figure[side], round);
+	load->failures[side] += entrant->failures;
 	load->answer[side] = entrant->bytes / entrant->spent.count;
 }
 
@@ -478,9 +486,9 @@ static void print_load(struct load *load, int rounds)
 	for (int side = 0; side < NR_SIDES; side++) {
 		print_figures(contest->names[side], load->figure[side], rounds);
 		printf("\n");
+		if (load->failures[side] > 0)
+			printf("%-11s %8d failed\n", "", load->failures[side]);
 	}
-	if (load->failures > 0)
-		printf("%-11s %8d failed\n", "", load->failures);
 	if (load->client == WRK && load->bytes == 0)
 		printf("%-11s %8.0f and %.0f bytes in an answer\n", "",
 			load->answer[OURS], load->answer[PEER]);
@@ -621,7 +629,7 @@ int main(void)
 	results_open("programs");
 	for (int i = 0; i < NR_CASES; i++) {
 		print_load(&loads[i], rounds);
-		failures += loads[i].failures;
+		failures += loads[i].failures[OURS] + loads[i].failures[PEER];
 	}
 	print_idle(why_skipped(&idle));
 	results_close();
