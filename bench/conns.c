@@ -341,7 +341,7 @@ static void print_idle(void)
 	const struct target bytes = {AT_MOST, BYTES};
 	const struct target switches = {AT_MOST, SWITCHES};
 
-	results_table(sides[EVT].name, "9,000 idle connections");
+	results_table(sides[EVT].name, "9,000 idle connections to an echo");
 	printf("%d idle connections: memory of the server's for each, and "
 	       "voluntary context\nswitches a second, for each of %d workers\n\n",
 		MANY, WORKERS);

@@ -22,7 +22,7 @@
  *	bench/handoff		ROUNDS=n repeats it n times instead of 21
  */
 #include "pipes.h"
-#include "stats.h"
+#include "results.h"
 
 #include <sched.h>
 #include <sys/eventfd.h>
@@ -383,6 +383,28 @@ static void measure_all(int w, int rounds)
 
 /* Tables */
 
+static void record_figure(const char *what, int workers, const char *unit,
+	const double *evt, const double *bare, int rounds)
+{
+	char figure[64];
+
+	snprintf(figure, sizeof(figure), "%s at %d worker%s, %s", what, workers,
+		workers == 1 ? "" : "s", unit);
+	results_series("evt", figure, evt, rounds);
+	results_series("bare", figure, bare, rounds);
+}
+
+static void record_goal(const char *what, int workers, const double *evt,
+	const double *bare, int rounds)
+{
+	char goal[64];
+
+	snprintf(goal, sizeof(goal), "bare's %s at %d worker%s", what, workers,
+		workers == 1 ? "" : "s");
+	results_goal(goal, ratios_of(evt, bare, rounds),
+		(struct target){AT_MOST, LIMIT});
+}
+
 static void print_ratio(
 	const double *ours, const double *theirs, int rounds, int judged)
 {
@@ -401,12 +423,16 @@ static void print_latency_figure(int workers, const char *what,
 		median_of(evt, rounds), median_of(bare, rounds));
 	print_ratio(evt, bare, rounds, judged);
 	printf("\n");
+	record_figure(what, worker_counts[workers], "us", evt, bare, rounds);
+	if (judged)
+		record_goal(what, worker_counts[workers], evt, bare, rounds);
 }
 
 static void print_latencies(int mode, const char *title, int rounds)
 {
 	int judged = mode == ALONE;
 
+	results_table("evt", title);
 	printf("%s, us: medians of %d rounds, ratio, quartiles\n\n", title,
 		rounds);
 	printf("%7s  %-10s %8s %8s %5s", "workers", "", "evt", "bare", "ratio");
@@ -462,6 +488,7 @@ static void print_throughputs(int rounds)
 	struct throughput all[NR_SIDES];
 	char threads[8];
 
+	results_table("evt", "Dispatches by 1, 2, 4 and 8 threads: the mean");
 	printf("Dispatches a second, CPU us of each: medians of %d rounds\n\n",
 		rounds);
 	printf("%7s %7s %8s %8s %5s  %6s %6s %5s %-10s <= %.2f\n", "threads",
@@ -476,6 +503,12 @@ static void print_throughputs(int rounds)
 		}
 		combine(throughputs[w], all, rounds);
 		print_throughput("mean", worker_counts[w], all, rounds, 1);
+		record_figure("rate", worker_counts[w], "1/s", all[EVT].rate,
+			all[BARE].rate, rounds);
+		record_figure("CPU", worker_counts[w], "us of each",
+			all[EVT].cpu, all[BARE].cpu, rounds);
+		record_goal("CPU", worker_counts[w], all[EVT].cpu,
+			all[BARE].cpu, rounds);
 	}
 	printf("\n");
 }
@@ -490,9 +523,11 @@ int main(void)
 		die("/dev/null, eventfd");
 	for (int w = 0; w < NR_WORKERS; w++)
 		measure_all(w, rounds);
+	results_open("handoff");
 	print_latencies(ALONE, "Hand-off to idle workers", rounds);
 	print_latencies(WITH_EVENTS, "... with an event of their own", rounds);
 	print_throughputs(rounds);
+	results_close();
 	close(silent_fd);
 	close(null_fd);
 	return 0;

@@ -504,7 +504,7 @@ static void print_load(struct load *load, int rounds)
 			  the server's own is not counted */
 #define SETTLE_MS 1500 /* until what is done once is done */
 
-static const struct load idle = {.title = "9,000 idle connections",
+static const struct load idle = {.title = "9,000 idle connections to a cache",
 	.contest = &caches,
 	.client = CACHER,
 	.outstanding = 1};
