@@ -86,6 +86,25 @@ static void send_text(struct evt_conn *conn, const struct request *request,
 	evt_conn_write(conn, "\n", 1);
 }
 
+/* A small one by way of our memory: it goes out together with its head. */
+static void send_bytes(struct evt_conn *conn, struct file *file)
+{
+	char small[8192];
+	ssize_t got;
+
+	if ((size_t)file->len > sizeof(small)) {
+		if (evt_conn_sendfile(conn, file->fd, file->from, file->len) ==
+			0)
+			file->fd = -1; /* it is the library's */
+		return;
+	}
+	got = pread(file->fd, small, (size_t)file->len, file->from);
+	if (got == file->len)
+		evt_conn_write(conn, small, (size_t)got);
+	else
+		evt_conn_abort(conn); /* it has shrunk since */
+}
+
 static void send_file(struct evt_conn *conn, const struct request *request,
 	const struct part *path, const struct part *query)
 {
@@ -102,12 +121,10 @@ static void send_file(struct evt_conn *conn, const struct request *request,
 	else
 		send_head(conn, request, file.status, file.type, file.len,
 			file.head);
-	if (file.fd == -1 ||
-		(get && file.status <= 206 && file.len > 0 &&
-			evt_conn_sendfile(conn, file.fd, file.from, file.len) ==
-				0))
-		return; /* none, or it is the library's */
-	close(file.fd);
+	if (get && file.status <= 206)
+		send_bytes(conn, &file);
+	if (file.fd != -1)
+		close(file.fd);
 }
 
 static void answer(struct evt_conn *conn, const struct request *request)
