@@ -141,7 +141,9 @@ static void echo_serves_an_abstract_unix_socket(void **state)
 
 /* What the examples have in common */
 
-static const char *const examples[] = {"examples/echo", "examples/chat"};
+static const char *const examples[] = {
+	"examples/echo", "examples/chat", "examples/http", "examples/cache"};
+static const int usual_ports[] = {9999, 9999, 8080, 11211};
 #define NR_EXAMPLES ((int)(sizeof(examples) / sizeof(examples[0])))
 
 static void each_example_refuses_wrong_usage_with_2(void **state)
@@ -193,16 +195,19 @@ static void each_example_says_why_it_cannot_listen(void **state)
 	assert_int_equal(end_server(SIGTERM), 0);
 }
 
-static void without_a_url_they_listen_on_9999(void **state)
+static void without_a_url_they_listen_on_their_usual_port(void **state)
 {
+	char url[32];
 	int k;
 
 	(void)state;
 	if (!alone)
 		skip();
 	for (k = 0; k < NR_EXAMPLES; k++) {
-		assert_int_equal(start_server(examples[k], NULL, NULL), 9999);
-		assert_string_equal(server.at, "tcp://[::]:9999");
+		assert_int_equal(
+			start_server(examples[k], NULL, NULL), usual_ports[k]);
+		snprintf(url, sizeof(url), "tcp://[::]:%d", usual_ports[k]);
+		assert_string_equal(server.at, url);
 		assert_int_equal(end_server(SIGTERM), 0);
 	}
 }
@@ -288,7 +293,7 @@ int main(void)
 		PROGRAM_TEST(each_example_refuses_wrong_usage_with_2),
 		PROGRAM_TEST(each_example_shows_its_usage),
 		PROGRAM_TEST(each_example_says_why_it_cannot_listen),
-		PROGRAM_TEST(without_a_url_they_listen_on_9999),
+		PROGRAM_TEST(without_a_url_they_listen_on_their_usual_port),
 		PROGRAM_TEST(options_may_stand_before_or_after_the_url),
 		PROGRAM_TEST(signals_end_each_example_with_0),
 		PROGRAM_TEST(signals_end_each_example_with_clients_with_0),
