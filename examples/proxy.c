@@ -2,49 +2,39 @@
  * proxy: passes TCP connections on to another server, byte for byte.
  *
  * Start it:	examples/proxy tcp://:6380 tcp://localhost:6379	(Ctrl-C ends it)
- * Try it:	redis-cli -p 6380 ping		with a redis-server on 6379
- *
- * The answer, PONG, is that of the server behind. Each URL may be unix:/PATH.
+ * Try it:	redis-cli -p 6380 ping	(a redis-server on 6379 says PONG)
  *
  * A client and the connection made for it are a pair on one worker: what one
- * sends is written to the other, which may still be connecting. While more than
- * 64 KiB wait for one, the other is not read: a pair holds 128 KiB for each
- * direction at most. The end of one stream is passed on, and the pair closed
- * when both have ended; a reset, a refusal, a deadline end the other side by a
- * reset. A name is looked up for each client, by libevent's evdns, and no
- * worker waits for it: it may take 3 s, and so may the connect. After an hour
- * without a byte a pair is closed, not sooner if none has come: the server may
- * speak first. At a stop who is quiet for a second is closed, others have 5 s.
+ * sends is written to the other, connected yet or not. While more than 64 KiB
+ * wait for one, the other is not read. The end of one stream is passed on, and
+ * the pair closed when both have ended; whatever else ends one side resets the
+ * other. Names are looked up by libevent's evdns, and no worker waits for them.
  */
 #include "example.h"
 
 #include <arpa/inet.h>
 #include <event2/dns.h>
-#include <event2/util.h>
-#include <netdb.h>
 #include <stdbool.h>
 
-#define HELD_MAX   (64UL * 1024) /* bytes that wait for one side */
-#define CONNECT_MS 3000
-#define IDLE_MS    (3600 * 1000)
-#define QUIET_MS   1000 /* while it stops */
+#define HELD_MAX   65536UL       /* the default low mark: see on_drain */
+#define CONNECT_MS 3000          /* and as long for its name */
+#define IDLE_MS    (3600 * 1000) /* also before the first byte */
+#define QUIET_MS   1000          /* while it stops */
 
-/* Freed once nothing is left of it. */
 struct pair {
-	struct evt_conn *client;
-	struct evt_conn *server; /* NULL also while its name is looked up */
+	struct evt_conn *client, *server; /* NULL: not there, or not any more */
 	struct evdns_getaddrinfo_request *lookup;
 	bool stopping;
 };
 
 static struct {
 	const char *url;
-	bool is_name; /* then of this host, or name, and port: */
-	char host[254];
-	char port[6];
+	bool is_name;
+	char host[254], port[6];
 } target;
 
 static _Thread_local struct evdns_base *dns; /* each worker's, for names */
+static const struct evt_handlers handlers;
 
 static struct evt_conn *other_of(struct evt_conn *conn)
 {
@@ -58,17 +48,11 @@ static void tell(const char *why)
 	fprintf(stderr, "proxy: %s: %s\n", target.url, why);
 }
 
-/* Connecting */
-
-static const struct evt_handlers handlers;
-
-/* To these addresses; NULL: to that of the URL. */
 static void reach(struct pair *pair, const struct addrinfo *addrs)
 {
 	struct evt_worker *worker = evt_conn_worker(pair->client);
-	const struct evt_connect_options options = {.connect_ms = CONNECT_MS,
-		.idle_ms = IDLE_MS,
-		.low_mark = HELD_MAX};
+	const struct evt_connect_options options = {
+		.connect_ms = CONNECT_MS, .idle_ms = IDLE_MS};
 
 	pair->server = addrs
 		? evt_connect_addrs(worker, addrs, &handlers, &options, NULL)
@@ -94,45 +78,39 @@ static void on_answer(int error, struct addrinfo *addrs, void *arg)
 		evt_conn_set_timeout(pair->client, EVT_TIMEOUT_DEADLINE, -1);
 		evt_conn_resume(pair->client);
 		reach(pair, addrs);
-	}
-	if (addrs)
 		evutil_freeaddrinfo(addrs);
+	}
 }
-
-/* What /etc/hosts has is answered before evdns_getaddrinfo returns NULL. */
-static void look_up(struct pair *pair)
-{
-	const struct addrinfo hints = {
-		.ai_socktype = SOCK_STREAM, .ai_protocol = IPPROTO_TCP};
-
-	pair->lookup = evdns_getaddrinfo(
-		dns, target.host, target.port, &hints, on_answer, pair);
-	if (!pair->lookup)
-		return;
-	evt_conn_pause(pair->client);
-	evt_conn_set_timeout(pair->client, EVT_TIMEOUT_DEADLINE, CONNECT_MS);
-}
-
-/* The handlers, of both sides */
 
 static void on_open(struct evt_conn *conn, void *arg)
 {
+	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
 	struct pair *pair = evt_conn_data(conn);
 
 	(void)arg;
-	if (pair) /* the server's side */
+	if (pair) /* it is the server's side */
 		return;
 	pair = calloc(1, sizeof(*pair));
+	evt_conn_set_data(conn, pair);
 	if (!pair) {
 		evt_conn_abort(conn);
 		return;
 	}
 	pair->client = conn;
-	evt_conn_set_data(conn, pair);
-	if (target.is_name)
-		look_up(pair);
-	else
+	if (!target.is_name) {
 		reach(pair, NULL);
+		return;
+	}
+	if (!dns)
+		dns = evdns_base_new(evt_worker_base(evt_conn_worker(conn)),
+			EVDNS_BASE_INITIALIZE_NAMESERVERS |
+				EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+	pair->lookup = evdns_getaddrinfo(
+		dns, target.host, target.port, &hints, on_answer, pair);
+	if (!pair->lookup) /* /etc/hosts had it, and on_answer was called */
+		return;
+	evt_conn_pause(conn);
+	evt_conn_set_timeout(conn, EVT_TIMEOUT_DEADLINE, CONNECT_MS);
 }
 
 static size_t on_data(
@@ -147,14 +125,10 @@ static size_t on_data(
 	return len;
 }
 
-/* HELD_MAX is its low mark: no more waits. */
 static void on_drain(struct evt_conn *conn, void *arg)
 {
-	struct evt_conn *other = other_of(conn);
-
 	(void)arg;
-	if (other)
-		evt_conn_resume(other);
+	evt_conn_resume(other_of(conn));
 }
 
 static void on_eof(struct evt_conn *conn, void *arg)
@@ -162,16 +136,11 @@ static void on_eof(struct evt_conn *conn, void *arg)
 	struct evt_conn *other = other_of(conn);
 
 	(void)arg;
-	if (evt_conn_at_eof(other) == 1) {
-		evt_conn_close(other);
-		evt_conn_close(conn);
-	} else {
-		evt_conn_finish(other);
-	}
+	if (evt_conn_at_eof(other) == 1)
+		evt_conn_close(conn); /* and then on_close the other */
+	evt_conn_finish(other);
 }
 
-/* A lookup took too long; or nothing moves. While it stops, what a slow reader
- * waits for is left to the grace. */
 static void on_timeout(struct evt_conn *conn, enum evt_reason reason, void *arg)
 {
 	const struct pair *pair = evt_conn_data(conn);
@@ -225,18 +194,6 @@ static const struct evt_handlers handlers = {.on_open = on_open,
 	.on_stop = on_stop,
 	.on_close = on_close};
 
-/* Starting */
-
-static void on_worker_start(struct evt_worker *worker, void *arg)
-{
-	(void)arg;
-	dns = evdns_base_new(
-		evt_worker_base(worker), EVDNS_BASE_DISABLE_WHEN_INACTIVE);
-	if (dns) /* without a nameserver /etc/hosts is left */
-		evdns_base_resolv_conf_parse(
-			dns, DNS_OPTIONS_ALL, "/etc/resolv.conf");
-}
-
 static void on_worker_stop(struct evt_worker *worker, void *arg)
 {
 	(void)worker;
@@ -245,40 +202,35 @@ static void on_worker_stop(struct evt_worker *worker, void *arg)
 		evdns_base_free(dns, 1);
 }
 
-/* False if it is none to connect to. */
 static bool set_target(const char *url)
 {
 	struct in6_addr addr;
-	bool is_ipv6;
 	int end = 0;
 
 	target.url = url;
 	if (strncmp(url, "unix:", 5) == 0)
-		return url[5] && strncmp(url + 5, "//", 2) != 0 &&
-			strlen(url + 5) < 108 /* sun_path */;
-	is_ipv6 = sscanf(url, "tcp://[%45[^]]]:%5[0-9]%n", target.host,
-			  target.port, &end) == 2;
-	if (!is_ipv6)
-		sscanf(url, "tcp://%253[0-9A-Za-z._-]:%5[0-9]%n", target.host,
-			target.port, &end);
-	if (end == 0 || url[end] || (unsigned)atoi(target.port) - 1 >= 65535)
+		return strncmp(url, "unix://", 7) != 0 && url[5] &&
+			strlen(url) <= 5 + 107; /* see unix(7) */
+	if (sscanf(url, "tcp://%253[0-9A-Za-z._-]:%5[0-9]%n", target.host,
+		    target.port, &end) == 2)
+		target.is_name = inet_pton(AF_INET, target.host, &addr) != 1;
+	else if (sscanf(url, "tcp://[%45[0-9A-Fa-f:.]]:%5[0-9]%n", target.host,
+			 target.port, &end) != 2 ||
+		inet_pton(AF_INET6, target.host, &addr) != 1)
 		return false;
-	target.is_name = !is_ipv6 &&
-		inet_pton(AF_INET, target.host, &addr) != 1;
-	return !is_ipv6 || inet_pton(AF_INET6, target.host, &addr) == 1;
+	return !url[end] && atoi(target.port) > 0 && atoi(target.port) < 65536;
 }
 
 int main(int argc, char **argv)
 {
 	struct example example = example_options(
 		(struct example){.connects = 1}, argc, argv);
-	struct evt_pool_options options = {.workers = example.workers};
-	/* Of the descriptors each takes two. */
+	struct evt_pool_options options = {
+		.workers = example.workers, .on_worker_stop = on_worker_stop};
 	struct evt_listen_options limits = {
 		.max_conns = (int)(sysconf(_SC_OPEN_MAX) * 2 / 5),
 		.first_byte_ms = -1,
 		.idle_ms = IDLE_MS,
-		.low_mark = HELD_MAX,
 		.reuseport = strncmp(example.url, "unix:", 5) != 0};
 	struct evt_pool *pool;
 	int status;
@@ -286,10 +238,6 @@ int main(int argc, char **argv)
 	if (!set_target(example.to)) {
 		tell("not tcp://HOST:PORT or unix:/PATH");
 		return example_usage(&example, stderr, 2);
-	}
-	if (target.is_name) {
-		options.on_worker_start = on_worker_start;
-		options.on_worker_stop = on_worker_stop;
 	}
 	pool = evt_pool_new(&options);
 	status = example_listening(&example,
