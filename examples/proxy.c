@@ -6,9 +6,8 @@
  *
  * A client and the connection made for it are a pair on one worker: what one
  * sends is written to the other, connected yet or not. While more than 64 KiB
- * wait for one, the other is not read. The end of one stream is passed on, and
- * the pair closed when both have ended; whatever else ends one side resets the
- * other. Names are looked up by libevent's evdns, and no worker waits for them.
+ * wait for one, the other is not read. The end of a stream is passed on, any
+ * other end as a reset. Names are looked up by libevent, without blocking.
  */
 #include "example.h"
 
@@ -63,14 +62,13 @@ static void reach(struct pair *pair, const struct addrinfo *addrs)
 		evt_conn_abort(pair->client);
 }
 
-/* Comes for every lookup, also for one that was cancelled. */
 static void on_answer(int error, struct addrinfo *addrs, void *arg)
 {
 	struct pair *pair = arg;
 
 	pair->lookup = NULL;
 	if (!pair->client) {
-		free(pair);
+		free(pair); /* it was cancelled */
 	} else if (error) {
 		tell(evutil_gai_strerror(error));
 		evt_conn_abort(pair->client);
@@ -101,10 +99,13 @@ static void on_open(struct evt_conn *conn, void *arg)
 		reach(pair, NULL);
 		return;
 	}
-	if (!dns)
+	if (!dns) {
 		dns = evdns_base_new(evt_worker_base(evt_conn_worker(conn)),
-			EVDNS_BASE_INITIALIZE_NAMESERVERS |
-				EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+			EVDNS_BASE_DISABLE_WHEN_INACTIVE);
+		if (dns) /* without a nameserver /etc/hosts is left */
+			evdns_base_resolv_conf_parse(
+				dns, DNS_OPTIONS_ALL, "/etc/resolv.conf");
+	}
 	pair->lookup = evdns_getaddrinfo(
 		dns, target.host, target.port, &hints, on_answer, pair);
 	if (!pair->lookup) /* /etc/hosts had it, and on_answer was called */
@@ -196,8 +197,7 @@ static const struct evt_handlers handlers = {.on_open = on_open,
 
 static void on_worker_stop(struct evt_worker *worker, void *arg)
 {
-	(void)worker;
-	(void)arg;
+	(void)worker, (void)arg;
 	if (dns)
 		evdns_base_free(dns, 1);
 }
