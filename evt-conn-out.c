@@ -331,6 +331,7 @@ struct evt_conn *evt_connect_addrs_sized(struct evt_worker *worker,
 {
 	const struct addrinfo *ai;
 	struct outgoing *out;
+	int nr = 0;
 
 	if (check(worker, "evt_connect_addrs") == -1)
 		return NULL;
@@ -338,11 +339,13 @@ struct evt_conn *evt_connect_addrs_sized(struct evt_worker *worker,
 		evt_fail_(EINVAL, "evt_connect_addrs without an address");
 		return NULL;
 	}
-	out = new_outgoing("evt_connect_addrs", MAX_ADDRESSES, handlers,
-		handlers_size, options, options_size, arg);
+	for (ai = addrs; ai && nr < MAX_ADDRESSES; ai = ai->ai_next)
+		nr++;
+	out = new_outgoing("evt_connect_addrs", nr, handlers, handlers_size,
+		options, options_size, arg);
 	if (!out)
 		return NULL;
-	for (ai = addrs; ai && out->nr < MAX_ADDRESSES; ai = ai->ai_next) {
+	for (ai = addrs; ai && out->nr < nr; ai = ai->ai_next) {
 		struct address *address = &out->addresses[out->nr];
 
 		if (!ai->ai_addr || ai->ai_addrlen > sizeof(address->addr))
