@@ -30,25 +30,27 @@
 #include <stdbool.h>
 #include <time.h>
 #include <uthash.h>
-#include <utlist.h>
 
-#define STRIPES   64
-#define MAX_KEY   250
-#define MAX_ITEM  (1UL << 20)
-#define MAX_REST  2048 /* of a line that has come in part, but for a get */
-#define MAX_WORDS 8
-#define UNSENT    (256UL << 10) /* bytes that are enough for now */
+#undef HASH_BKT_CAPACITY_THRESH
+#define HASH_BKT_CAPACITY_THRESH 4U /* shorter chains */
+#define STRIPES                  64
+#define MAX_KEY                  250
+#define MAX_ITEM                 (1UL << 20)
+#define MAX_REST                 2048 /* of a line that has come in part, but for a get */
+#define MAX_WORDS                8
+#define UNSENT                   (256UL << 10) /* bytes that are enough for now */
 
 /* With the least and the most words of each. */
-#define COMMANDS(X)                                                            \
-	X(GET, get, 2, 8)                                                      \
-	X(GETS, gets, 2, 8)                                                    \
-	X(GAT, gat, 2, 8) X(GATS, gats, 2, 8) X(SET, set, 5, 6) X(             \
-		ADD, add, 5, 6) X(REPLACE, replace, 5, 6) X(APPEND, append, 5, \
-		6) X(PREPEND, prepend, 5, 6) X(CAS, cas, 6, 7) X(INCR, incr,   \
-		3, 4) X(DECR, decr, 3, 4) X(TOUCH, touch, 3, 4)                \
-		X(DELETE, delete, 2, 4) X(FLUSH_ALL, flush_all, 1, 3)          \
-			X(VERBOSITY, verbosity, 2, 3) X(STATS, stats, 1, 8)    \
+#define COMMANDS(X)                                                         \
+	X(GET, get, 2, 8)                                                   \
+	X(GETS, gets, 2, 8)                                                 \
+	X(GAT, gat, 2, 8)                                                   \
+	X(GATS, gats, 2, 8) X(SET, set, 5, 6) X(ADD, add, 5, 6) X(          \
+		REPLACE, replace, 5, 6) X(APPEND, append, 5, 6) X(PREPEND,  \
+		prepend, 5, 6) X(CAS, cas, 6, 7) X(INCR, incr, 3, 4)        \
+		X(DECR, decr, 3, 4) X(TOUCH, touch, 3, 4) X(                \
+			DELETE, delete, 2, 4) X(FLUSH_ALL, flush_all, 1, 3) \
+			X(VERBOSITY, verbosity, 2, 3) X(STATS, stats, 1, 8) \
 				X(VERSION, version, 1, 8) X(QUIT, quit, 1, 8)
 #define AS_OP(op, name, min, max)      op,
 #define AS_COMMAND(op, name, min, max) {#name, min, max},
@@ -71,34 +73,36 @@ struct text {
 
 struct item {
 	UT_hash_handle hh;
-	struct item *prev, *next;
 	unsigned long cas;
 	atomic_uint refs;         /* the table's, and those of who reads it */
 	uint32_t stored, expires; /* the seconds; never: 0 */
+	uint32_t flush;           /* the last before it was stored */
 	uint32_t flags;
 	uint32_t head, len; /* of text before the value, and of that */
+	bool used;          /* since it was stored or spared */
 	char text[];        /* "VALUE key flags len\r\n", the value, "\r\n" */
 };
 
 static struct stripe {
 	_Alignas(64) pthread_mutex_t lock;
-	struct item *table, *list; /* the last used is the first of the list */
-	atomic_ulong hits[NR_OPS], misses[NR_OPS];
+	struct item *table; /* the oldest is the first */
+	unsigned long cas;  /* the last given */
+	unsigned long hits[NR_OPS], misses[NR_OPS], evictions;
 } stripes[STRIPES];
 
 static struct {
 	struct evt_pool *pool;
 	time_t start;
 	size_t limit;
-	atomic_ulong bytes, items, evictions;
-	atomic_ulong cas, dead; /* the last given; items up to that are dead */
-	atomic_uint flushed; /* from then on, those that were stored before */
+	atomic_size_t bytes;  /* of all items */
+	atomic_uint flushes;  /* their number */
+	atomic_uint flush_at; /* what is stored up to then is dead then */
 } cache;
 
 /* What a worker is at: a connection, a line, an item. */
 static _Thread_local struct {
 	struct evt_conn *conn;
-	uint32_t now, expires;
+	uint32_t now, expires, flags;
 	uintptr_t todo; /* SKIP: bytes << 2; KEYS: expires << 4 | op << 2 */
 	enum op op;
 	struct text words[MAX_WORDS], value;
@@ -107,7 +111,7 @@ static _Thread_local struct {
 	const char *end, *next, *last; /* of the line; the next one; of all */
 	struct stripe *stripe;
 	unsigned hash;
-	unsigned long flags, number;
+	unsigned long number;
 	char digits[24];
 } my;
 
@@ -140,10 +144,11 @@ static bool read_number(struct text word, unsigned long *number, bool is_signed)
 	if (word.at == end)
 		return false;
 	errno = 0;
-	*number = strtoul(word.at, &stop, 10);
+	*number = is_signed ? (unsigned long)strtol(word.at, &stop, 10)
+			    : strtoul(word.at, &stop, 10);
 	return errno == 0 && stop != word.at &&
-		(stop == end || isspace((unsigned char)*stop)) &&
-		(*number <= LONG_MAX || (*word.at == '-') == is_signed);
+		(stop == end || !*stop || isspace((unsigned char)*stop)) &&
+		(is_signed || *number <= LONG_MAX || *word.at != '-');
 }
 
 /* Up to 30 days: from now; more: since 1970; less than 0: over. */
@@ -170,14 +175,6 @@ static void release(void *arg)
 	free(item);
 }
 
-static void remove_item(struct item *item)
-{
-	HASH_DEL(my.stripe->table, item);
-	DL_DELETE(my.stripe->list, item);
-	cache.items--;
-	release(item);
-}
-
 static void lock_stripe(unsigned hash)
 {
 	my.hash = hash;
@@ -185,11 +182,28 @@ static void lock_stripe(unsigned hash)
 	pthread_mutex_lock(&my.stripe->lock);
 }
 
+/* The newest of its stripe now; false, and it is gone: no memory. */
+static bool enter(struct item *item, size_t key_len, unsigned hash)
+{
+	HASH_ADD_KEYPTR_BYHASHVALUE(
+		hh, my.stripe->table, item->text + 6, key_len, hash, item);
+	if (item->hh.tbl)
+		return true;
+	release(item);
+	return false;
+}
+
+static void remove_item(struct item *item)
+{
+	HASH_DEL(my.stripe->table, item);
+	release(item);
+}
+
 static bool is_dead(const struct item *item)
 {
 	return (item->expires && item->expires <= my.now) ||
-		item->cas <= cache.dead ||
-		(item->stored <= cache.flushed && cache.flushed <= my.now);
+		item->flush != cache.flushes ||
+		(item->stored <= cache.flush_at && cache.flush_at <= my.now);
 }
 
 /* The item of key, or NULL; its stripe is locked then. */
@@ -206,10 +220,8 @@ static struct item *find(struct text key)
 		remove_item(item);
 		item = NULL;
 	}
-	if (item && item != my.stripe->list) {
-		DL_DELETE(my.stripe->list, item);
-		DL_PREPEND(my.stripe->list, item);
-	}
+	if (item)
+		item->used = true;
 	(item ? my.stripe->hits : my.stripe->misses)[my.op]++;
 	return item;
 }
@@ -220,55 +232,73 @@ static bool is_too_large(size_t len)
 	return my.words[1].len + len + (my.flags ? 63 : 59) > MAX_ITEM;
 }
 
-/* The value is first and second now; old, if not NULL, leaves. */
+static struct item *new_item(size_t len)
+{
+	struct text key = my.words[1];
+	size_t room = sizeof("VALUE  4294967295 1048576\r\n") + key.len;
+	struct item *item = malloc(sizeof(*item) + room + len + 2);
+
+	if (!item)
+		return NULL;
+	memset(item, 0, sizeof(*item));
+	item->refs = 1;
+	item->flags = my.flags;
+	item->len = (uint32_t)len;
+	item->head = (uint32_t)snprintf(item->text, room,
+		"VALUE %.*s %u %zu\r\n", (int)key.len, key.at, my.flags, len);
+	memcpy(item->text + item->head + len, "\r\n", 2);
+	cache.bytes += sizeof(*item) + item->head + len;
+	return item;
+}
+
+/* The value is first and second now. old, unless NULL, leaves, or it is written
+ * over: by as many bytes, or by a number, which spaces follow. */
 static const char *store(
 	struct item *old, struct text first, struct text second)
 {
-	struct text key = my.words[1];
 	size_t len = first.len + second.len;
-	size_t room = sizeof("VALUE  4294967295 1048576\r\n") + key.len;
-	struct item *item = malloc(sizeof(*item) + room + len + 2);
-	char *end;
+	struct item *item = old;
 
+	if (!old || old->refs > 1 || old->flags != my.flags ||
+		my.op == APPEND || my.op == PREPEND ||
+		(my.op < INCR ? old->len != len : old->len < len))
+		item = new_item(len);
 	if (!item)
 		return no_memory;
-	*item = (struct item){.refs = 1, .cas = ++cache.cas};
-	item->stored = my.now;
+	memset(item->text + item->head + len, ' ', item->len - len);
+	memcpy(mempcpy(item->text + item->head, first.at, first.len), second.at,
+		second.len);
 	item->expires = my.expires;
-	item->flags = (uint32_t)my.flags;
-	item->len = (uint32_t)len;
-	item->head = (uint32_t)snprintf(item->text, room,
-		"VALUE %.*s %u %zu\r\n", (int)key.len, key.at, item->flags,
-		len);
-	end = mempcpy(item->text + item->head, first.at, first.len);
-	memcpy(mempcpy(end, second.at, second.len), "\r\n", 2);
-	cache.bytes += sizeof(*item) + item->head + len;
-	cache.items++;
-	if (old)
+	item->stored = my.now;
+	item->flush = cache.flushes;
+	item->cas = ++my.stripe->cas;
+	if (old && item != old)
 		remove_item(old);
-	HASH_ADD_KEYPTR_BYHASHVALUE(
-		hh, my.stripe->table, item->text + 6, key.len, my.hash, item);
-	if (item->hh.tbl) {
-		DL_PREPEND(my.stripe->list, item);
-		return "STORED\r\n";
-	}
-	cache.items--;
-	release(item);
-	return no_memory;
+	return item == old || enter(item, my.words[1].len, my.hash)
+		? "STORED\r\n"
+		: no_memory;
 }
 
-/* No stripe is locked. Where it has grown the last item stays, elsewhere all
- * may go. */
+/* No stripe is locked. Where it has grown the newest stays, elsewhere all may
+ * go; who was used gets another turn. */
 static void evict(void)
 {
+	unsigned hash = my.hash;
+	struct item *item;
 	unsigned i;
 
 	for (i = 0; i < STRIPES && cache.bytes > cache.limit; i++) {
-		lock_stripe(my.hash + (i > 0 ? 1U << 16 : 0));
-		while (cache.bytes > cache.limit && my.stripe->list &&
-			(i > 0 || my.stripe->list->next)) {
-			cache.evictions++;
-			remove_item(my.stripe->list->prev);
+		lock_stripe(hash + (i << 16));
+		while (cache.bytes > cache.limit && (item = my.stripe->table) &&
+			(i > 0 || item->hh.next)) {
+			HASH_DEL(my.stripe->table, item);
+			if (item->used && !is_dead(item)) {
+				item->used = false;
+				enter(item, item->hh.keylen, item->hh.hashv);
+				continue;
+			}
+			my.stripe->evictions++;
+			release(item);
 		}
 		pthread_mutex_unlock(&my.stripe->lock);
 	}
@@ -331,7 +361,6 @@ static const char *add(struct item *item)
 {
 	struct text value = {item->text + item->head, item->len};
 	unsigned long number;
-	int len;
 
 	if (!read_number(value, &number, false))
 		return "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
@@ -339,16 +368,13 @@ static const char *add(struct item *item)
 		number -= number < my.number ? number : my.number;
 	else
 		number += my.number;
-	len = snprintf(my.digits, sizeof(my.digits), "%lu\r\n", number) - 2;
-	value = (struct text){my.digits, (size_t)len};
-	if (value.len > item->len || item->refs > 1)
-		return store(item, value, (struct text){"", 0}) == no_memory
-			? no_memory
-			: my.digits;
-	memset(item->text + item->head, ' ', item->len);
-	memcpy(item->text + item->head, value.at, value.len);
-	item->cas = ++cache.cas;
-	return my.digits;
+	value.at = my.digits;
+	value.len = (size_t)snprintf(
+			    my.digits, sizeof(my.digits), "%lu\r\n", number) -
+		2;
+	return store(item, value, (struct text){"", 0}) == no_memory
+		? no_memory
+		: my.digits;
 }
 
 /* item is locked, or NULL. */
@@ -397,7 +423,7 @@ static const char *change_line(void)
 {
 	const struct text *words = my.words;
 	size_t left = (size_t)(my.last - my.next);
-	unsigned long len;
+	unsigned long len, flags;
 	bool zero = my.nr > 2 && is_word(words[2], "0");
 
 	if (my.op == DELETE && my.nr > 2 &&
@@ -412,12 +438,12 @@ static const char *change_line(void)
 		return "CLIENT_ERROR invalid numeric delta argument\r\n";
 	if (my.op > CAS)
 		return find_and_change();
-	if (!read_number(words[2], &my.flags, false) ||
-		!read_expiry(words[3]) || !read_number(words[4], &len, true) ||
+	if (!read_number(words[2], &flags, false) || !read_expiry(words[3]) ||
+		!read_number(words[4], &len, true) ||
 		(uint32_t)len > INT32_MAX - 2 ||
 		(my.op == CAS && !read_number(words[5], &my.number, false)))
 		return bad_line;
-	my.flags = (uint32_t)my.flags;
+	my.flags = (uint32_t)flags;
 	my.value = (struct text){my.next, (uint32_t)len};
 	len = my.value.len + 2;
 	if (is_too_large(my.value.len)) {
@@ -440,45 +466,47 @@ static const char *flush_all(void)
 	my.expires = 0;
 	if (my.nr > 1 + my.noreply && !read_expiry(my.words[1]))
 		return bad_time;
-	lock_stripe(0);
-	cache.flushed = my.expires > 1 ? my.expires - 1 : 0;
-	if (my.expires <= 1)
-		cache.dead = (unsigned long)cache.cas;
-	pthread_mutex_unlock(&my.stripe->lock);
+	cache.flush_at = my.expires > 1 ? my.expires - 1 : 0;
+	cache.flushes += my.expires <= 1;
 	return "OK\r\n";
 }
 
 static const char *stats(void)
 {
+	bool reset = my.nr > 1 && is_word(my.words[1], "reset");
+	unsigned long hits[NR_OPS] = {0}, misses[NR_OPS] = {0}, evictions = 0;
+	unsigned items = 0, i, op;
 	struct evt_stats pool = {0};
-	unsigned long hits, misses;
-	int op, i;
 
-	if (my.nr > 1)
+	if (my.nr > 1 && !reset)
 		return "ERROR\r\n";
-	for (op = GET; op < FLUSH_ALL; op++) {
-		hits = misses = 0;
-		for (i = 0; i < STRIPES; i++) {
-			hits += stripes[i].hits[op];
-			misses += stripes[i].misses[op];
+	for (i = 0; i < STRIPES; i++) {
+		lock_stripe(i << 16);
+		for (op = 0; op < NR_OPS; op++) {
+			hits[op] += my.stripe->hits[op];
+			misses[op] += my.stripe->misses[op];
 		}
+		evictions += my.stripe->evictions;
+		items += HASH_COUNT(my.stripe->table);
+		pthread_mutex_unlock(&my.stripe->lock);
+	}
+	for (op = GET; op < FLUSH_ALL; op++)
 		evt_conn_printf(my.conn,
 			"STAT %s_hits %lu\r\nSTAT %s_misses %lu\r\n",
-			commands[op].name, hits, commands[op].name, misses);
-	}
+			commands[op].name, hits[op], commands[op].name,
+			misses[op]);
 	evt_pool_stats(cache.pool, &pool);
 	evt_conn_printf(my.conn,
 		"STAT pid %d\r\nSTAT uptime %ld\r\nSTAT time %ld\r\n"
 		"STAT version " EVT_VERSION "\r\nSTAT threads %d\r\n"
 		"STAT curr_connections %lu\r\nSTAT total_connections %lu\r\n"
 		"STAT bytes_read %lu\r\nSTAT bytes_written %lu\r\n"
-		"STAT limit_maxbytes %zu\r\nSTAT bytes %lu\r\n"
-		"STAT curr_items %lu\r\nSTAT total_items %lu\r\n"
-		"STAT evictions %lu\r\nEND\r\n",
+		"STAT limit_maxbytes %zu\r\nSTAT bytes %zu\r\n"
+		"STAT curr_items %u\r\nSTAT evictions %lu\r\nEND\r\n",
 		(int)getpid(), (long)(my.now - cache.start), (long)my.now,
 		evt_pool_workers(cache.pool), pool.open, pool.accepted,
-		pool.bytes_in, pool.bytes_out, cache.limit, cache.bytes,
-		cache.items, cache.cas, cache.evictions);
+		pool.bytes_in, pool.bytes_out, cache.limit, (size_t)cache.bytes,
+		items, evictions);
 	return "";
 }
 
