@@ -8,12 +8,11 @@
  * minute: VALUE fruit 0 5, apple, END. memcached's clients can be used: answers
  * are those of memcached 1.6, byte for byte. "stats" tells more.
  *
- * A key's hash chooses one of 64 stripes, each with a lock, a hash table and a
- * list in the order of use; workers seldom meet there. An item holds what a get
- * answers as a text, which does not change while refs says that others read it:
- * small ones are copied, large ones sent from where they lie. Above the limit
- * those leave that were not used for longest, of the stripe that has grown, then
- * of others. What is over is removed when it is found.
+ * A key's hash chooses one of 64 stripes, each with a lock and a hash table: so
+ * workers seldom meet. An item holds what a get answers as a text, which does
+ * not change while refs says that others read it. Above the limit items leave
+ * in the order they came, of the stripe that has grown, then of others; but
+ * those that were used go to the end instead, as if they had just come.
  *
  * A connection has no memory of its own: the library keeps what has come in
  * part, and what is left to do is a number in place of a pointer: bytes to
@@ -21,50 +20,42 @@
  */
 #include "example.h"
 
-#define HASH_NONFATAL_OOM 1 /* hh.tbl of what could not be added is NULL */
-
 #include <ctype.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <time.h>
+#define HASH_NONFATAL_OOM 1 /* hh.tbl of what could not be added is NULL */
 #include <uthash.h>
-
 #undef HASH_BKT_CAPACITY_THRESH
-#define HASH_BKT_CAPACITY_THRESH 4U /* shorter chains */
-#define STRIPES                  64
-#define MAX_KEY                  250
-#define MAX_ITEM                 (1UL << 20)
-#define MAX_REST                 2048 /* of a line that has come in part, but for a get */
-#define MAX_WORDS                8
-#define UNSENT                   (256UL << 10) /* bytes that are enough for now */
+#define HASH_BKT_CAPACITY_THRESH 4U /* items of a bucket; 10 are slow */
 
-/* With the least and the most words of each. */
-#define COMMANDS(X)                                                         \
-	X(GET, get, 2, 8)                                                   \
-	X(GETS, gets, 2, 8)                                                 \
-	X(GAT, gat, 2, 8)                                                   \
-	X(GATS, gats, 2, 8) X(SET, set, 5, 6) X(ADD, add, 5, 6) X(          \
-		REPLACE, replace, 5, 6) X(APPEND, append, 5, 6) X(PREPEND,  \
-		prepend, 5, 6) X(CAS, cas, 6, 7) X(INCR, incr, 3, 4)        \
-		X(DECR, decr, 3, 4) X(TOUCH, touch, 3, 4) X(                \
-			DELETE, delete, 2, 4) X(FLUSH_ALL, flush_all, 1, 3) \
-			X(VERBOSITY, verbosity, 2, 3) X(STATS, stats, 1, 8) \
-				X(VERSION, version, 1, 8) X(QUIT, quit, 1, 8)
-#define AS_OP(op, name, min, max)      op,
-#define AS_COMMAND(op, name, min, max) {#name, min, max},
+#define STRIPES   64
+#define MAX_KEY   250
+#define MAX_ITEM  (1UL << 20)
+#define MAX_REST  2048 /* of a line that has come in part, but for a get */
+#define MAX_WORDS 8
+#define UNSENT    (256UL << 10) /* bytes that are enough for now */
 
+/* Each with its least and most words. */
+/* clang-format off */
+#define COMMANDS(X) \
+	X(GET, "28get") X(GETS, "28gets") X(GAT, "28gat") X(GATS, "28gats") \
+	X(SET, "56set") X(ADD, "56add") X(REPLACE, "56replace") \
+	X(APPEND, "56append") X(PREPEND, "56prepend") X(CAS, "67cas") \
+	X(INCR, "34incr") X(DECR, "34decr") X(TOUCH, "34touch") \
+	X(DELETE, "24delete") X(FLUSH_ALL, "13flush_all") \
+	X(VERBOSITY, "23verbosity") X(STATS, "12stats") \
+	X(VERSION, "18version") X(QUIT, "18quit")
+/* clang-format on */
+#define AS_OP(op, text)   op,
+#define AS_TEXT(op, text) text,
 enum op { COMMANDS(AS_OP) NR_OPS };
-
-static const struct {
-	const char *name;
-	int min, max;
-} commands[] = {COMMANDS(AS_COMMAND)};
+static const char *const commands[] = {COMMANDS(AS_TEXT)};
 
 static const char bad_line[] = "CLIENT_ERROR bad command line format\r\n";
 static const char bad_time[] = "CLIENT_ERROR invalid exptime argument\r\n";
-static const char no_memory[] = "SERVER_ERROR out of memory storing object\r\n";
 
 struct text {
 	const char *at;
@@ -74,47 +65,45 @@ struct text {
 struct item {
 	UT_hash_handle hh;
 	unsigned long cas;
-	atomic_uint refs;         /* the table's, and those of who reads it */
-	uint32_t stored, expires; /* the seconds; never: 0 */
-	uint32_t flush;           /* the last before it was stored */
-	uint32_t flags;
-	uint32_t head, len; /* of text before the value, and of that */
-	bool used;          /* since it was stored or spared */
-	char text[];        /* "VALUE key flags len\r\n", the value, "\r\n" */
+	atomic_uint refs;          /* the table's, and those of who reads it */
+	uint32_t stored, expires;  /* the seconds; never: 0 */
+	uint32_t flushes;          /* there were before it was stored */
+	uint32_t flags, head, len; /* bytes before the value, and of it */
+	bool used;
+	char text[]; /* "VALUE key flags len\r\n", the value, "\r\n" */
 };
 
 static struct stripe {
 	_Alignas(64) pthread_mutex_t lock;
-	struct item *table; /* the oldest is the first */
-	unsigned long cas;  /* the last given */
-	unsigned long hits[NR_OPS], misses[NR_OPS], evictions;
+	struct item *table;              /* the first that came is the first */
+	unsigned long cas;               /* the last given */
+	unsigned long counts[NR_OPS][2]; /* misses and hits */
 } stripes[STRIPES];
 
 static struct {
 	struct evt_pool *pool;
-	time_t start;
 	size_t limit;
-	atomic_size_t bytes;  /* of all items */
-	atomic_uint flushes;  /* their number */
+	atomic_size_t bytes; /* of all items */
+	atomic_ulong items, evictions;
+	atomic_uint flushes;
 	atomic_uint flush_at; /* what is stored up to then is dead then */
 } cache;
 
 /* What a worker is at: a connection, a line, an item. */
 static _Thread_local struct {
 	struct evt_conn *conn;
-	uint32_t now, expires, flags;
 	uintptr_t todo; /* SKIP: bytes << 2; KEYS: expires << 4 | op << 2 */
-	enum op op;
+	const char *end, *next, *last; /* of the line; the next one; of all */
 	struct text words[MAX_WORDS], value;
 	int nr; /* of words */
+	enum op op;
 	bool noreply;
-	const char *end, *next, *last; /* of the line; the next one; of all */
 	struct stripe *stripe;
 	unsigned hash;
-	unsigned long number;
+	uint32_t now, expires;
+	unsigned long flags, number;
 	char digits[24];
 } my;
-
 enum todo { SKIP = 1, KEYS = 2 };
 
 static bool is_word(struct text word, const char *text)
@@ -132,22 +121,17 @@ static struct text next_word(const char *at)
 	return (struct text){at, (size_t)((end ? end : my.end) - at)};
 }
 
-/* As strtoul does, and strtol: the word may begin with white space, and end
- * with that and anything; no digit follows it. */
+/* As strtoul does, and strtol; a space may follow, and anything then. */
 static bool read_number(struct text word, unsigned long *number, bool is_signed)
 {
-	const char *end = word.at + word.len;
-	char *stop;
+	char *end = NULL;
 
-	while (word.at < end && isspace((unsigned char)*word.at))
-		word.at++;
-	if (word.at == end)
-		return false;
-	errno = 0;
-	*number = is_signed ? (unsigned long)strtol(word.at, &stop, 10)
-			    : strtoul(word.at, &stop, 10);
-	return errno == 0 && stop != word.at &&
-		(stop == end || !*stop || isspace((unsigned char)*stop)) &&
+	errno = isspace((unsigned char)*word.at) ? EINVAL : 0;
+	if (errno == 0)
+		*number = is_signed ? (unsigned long)strtol(word.at, &end, 10)
+				    : strtoul(word.at, &end, 10);
+	return errno == 0 && end != word.at &&
+		(end == word.at + word.len || *end == ' ') &&
 		(is_signed || *number <= LONG_MAX || *word.at != '-');
 }
 
@@ -172,25 +156,8 @@ static void release(void *arg)
 	if (--item->refs > 0)
 		return;
 	cache.bytes -= sizeof(*item) + item->head + item->len;
+	cache.items--;
 	free(item);
-}
-
-static void lock_stripe(unsigned hash)
-{
-	my.hash = hash;
-	my.stripe = &stripes[hash >> 16 & (STRIPES - 1)];
-	pthread_mutex_lock(&my.stripe->lock);
-}
-
-/* The newest of its stripe now; false, and it is gone: no memory. */
-static bool enter(struct item *item, size_t key_len, unsigned hash)
-{
-	HASH_ADD_KEYPTR_BYHASHVALUE(
-		hh, my.stripe->table, item->text + 6, key_len, hash, item);
-	if (item->hh.tbl)
-		return true;
-	release(item);
-	return false;
 }
 
 static void remove_item(struct item *item)
@@ -199,30 +166,27 @@ static void remove_item(struct item *item)
 	release(item);
 }
 
-static bool is_dead(const struct item *item)
-{
-	return (item->expires && item->expires <= my.now) ||
-		item->flush != cache.flushes ||
-		(item->stored <= cache.flush_at && cache.flush_at <= my.now);
-}
-
 /* The item of key, or NULL; its stripe is locked then. */
 static struct item *find(struct text key)
 {
 	struct item *item;
-	unsigned hash;
 
-	HASH_VALUE(key.at, key.len, hash);
-	lock_stripe(hash);
+	HASH_VALUE(key.at, key.len, my.hash);
+	my.stripe = &stripes[my.hash >> 16 & (STRIPES - 1)];
+	pthread_mutex_lock(&my.stripe->lock);
 	HASH_FIND_BYHASHVALUE(
-		hh, my.stripe->table, key.at, key.len, hash, item);
-	if (item && is_dead(item)) {
+		hh, my.stripe->table, key.at, key.len, my.hash, item);
+	if (item &&
+		((item->expires && item->expires <= my.now) ||
+			item->flushes != cache.flushes ||
+			(item->stored <= cache.flush_at &&
+				cache.flush_at <= my.now))) {
 		remove_item(item);
 		item = NULL;
 	}
 	if (item)
 		item->used = true;
-	(item ? my.stripe->hits : my.stripe->misses)[my.op]++;
+	my.stripe->counts[my.op][item != NULL]++;
 	return item;
 }
 
@@ -232,75 +196,76 @@ static bool is_too_large(size_t len)
 	return my.words[1].len + len + (my.flags ? 63 : 59) > MAX_ITEM;
 }
 
-static struct item *new_item(size_t len)
-{
-	struct text key = my.words[1];
-	size_t room = sizeof("VALUE  4294967295 1048576\r\n") + key.len;
-	struct item *item = malloc(sizeof(*item) + room + len + 2);
-
-	if (!item)
-		return NULL;
-	memset(item, 0, sizeof(*item));
-	item->refs = 1;
-	item->flags = my.flags;
-	item->len = (uint32_t)len;
-	item->head = (uint32_t)snprintf(item->text, room,
-		"VALUE %.*s %u %zu\r\n", (int)key.len, key.at, my.flags, len);
-	memcpy(item->text + item->head + len, "\r\n", 2);
-	cache.bytes += sizeof(*item) + item->head + len;
-	return item;
-}
-
 /* The value is first and second now. old, unless NULL, leaves, or it is written
  * over: by as many bytes, or by a number, which spaces follow. */
 static const char *store(
 	struct item *old, struct text first, struct text second)
 {
+	struct text key = my.words[1];
 	size_t len = first.len + second.len;
+	size_t room = sizeof("VALUE  4294967295 1048576\r\n") + key.len;
 	struct item *item = old;
 
 	if (!old || old->refs > 1 || old->flags != my.flags ||
 		my.op == APPEND || my.op == PREPEND ||
-		(my.op < INCR ? old->len != len : old->len < len))
-		item = new_item(len);
-	if (!item)
-		return no_memory;
+		(my.op < INCR ? old->len != len : old->len < len)) {
+		item = calloc(1, sizeof(*item) + room + len + 2);
+		if (!item)
+			return "SERVER_ERROR out of memory storing object\r\n";
+		item->refs = 1;
+		item->flags = (uint32_t)my.flags;
+		item->len = (uint32_t)len;
+		item->head = (uint32_t)snprintf(item->text, room,
+			"VALUE %.*s %u %zu\r\n", (int)key.len, key.at,
+			item->flags, len);
+		memcpy(item->text + item->head + len, "\r\n", 2);
+		cache.bytes += sizeof(*item) + item->head + len;
+		cache.items++;
+	}
 	memset(item->text + item->head + len, ' ', item->len - len);
 	memcpy(mempcpy(item->text + item->head, first.at, first.len), second.at,
 		second.len);
 	item->expires = my.expires;
 	item->stored = my.now;
-	item->flush = cache.flushes;
+	item->flushes = cache.flushes;
 	item->cas = ++my.stripe->cas;
-	if (old && item != old)
+	if (item == old)
+		return "STORED\r\n";
+	if (old)
 		remove_item(old);
-	return item == old || enter(item, my.words[1].len, my.hash)
-		? "STORED\r\n"
-		: no_memory;
+	HASH_ADD_KEYPTR_BYHASHVALUE(
+		hh, my.stripe->table, item->text + 6, key.len, my.hash, item);
+	if (item->hh.tbl)
+		return "STORED\r\n";
+	release(item);
+	return "SERVER_ERROR out of memory storing object\r\n";
 }
 
-/* No stripe is locked. Where it has grown the newest stays, elsewhere all may
- * go; who was used gets another turn. */
+/* No stripe is locked. The newest of the one that has grown stays. */
 static void evict(void)
 {
-	unsigned hash = my.hash;
+	struct stripe *stripe;
 	struct item *item;
 	unsigned i;
 
 	for (i = 0; i < STRIPES && cache.bytes > cache.limit; i++) {
-		lock_stripe(hash + (i << 16));
-		while (cache.bytes > cache.limit && (item = my.stripe->table) &&
+		stripe = &stripes[((my.hash >> 16) + i) % STRIPES];
+		pthread_mutex_lock(&stripe->lock);
+		while (cache.bytes > cache.limit && (item = stripe->table) &&
 			(i > 0 || item->hh.next)) {
-			HASH_DEL(my.stripe->table, item);
-			if (item->used && !is_dead(item)) {
+			HASH_DEL(stripe->table, item);
+			if (item->used)
+				HASH_ADD_KEYPTR_BYHASHVALUE(hh, stripe->table,
+					item->hh.key, item->hh.keylen,
+					item->hh.hashv, item);
+			if (item->used && item->hh.tbl) {
 				item->used = false;
-				enter(item, item->hh.keylen, item->hh.hashv);
-				continue;
+			} else {
+				release(item);
+				cache.evictions++;
 			}
-			my.stripe->evictions++;
-			release(item);
 		}
-		pthread_mutex_unlock(&my.stripe->lock);
+		pthread_mutex_unlock(&stripe->lock);
 	}
 }
 
@@ -329,59 +294,35 @@ static void get_one(struct text key)
 /* The keys from at on. What would be too much for once is left to do. */
 static const char *get(const char *at)
 {
-	struct text key;
+	struct text key = {at, 0};
 
-	while ((key = next_word(at)).len > 0) {
+	while ((key = next_word(key.at + key.len)).len > 0)
+		if (key.len > MAX_KEY)
+			return bad_line;
+	for (; (key = next_word(at)).len > 0; at = key.at + key.len) {
 		if (evt_conn_pending(my.conn) > UNSENT) {
 			my.todo = (uintptr_t)my.expires << 4 |
 				(uintptr_t)my.op << 2 | KEYS;
-			my.next = key.at;
+			my.next = at;
 			return "";
 		}
 		get_one(key);
-		at = key.at + key.len;
 	}
 	return "END\r\n";
 }
 
-static const char *get_line(void)
-{
-	struct text first = my.words[my.op >= GAT];
-	struct text key = first;
-
-	if (my.op >= GAT && !read_expiry(first))
-		return bad_time;
-	while ((key = next_word(key.at + key.len)).len > 0)
-		if (key.len > MAX_KEY)
-			return bad_line;
-	return get(first.at + first.len);
-}
-
-static const char *add(struct item *item)
-{
-	struct text value = {item->text + item->head, item->len};
-	unsigned long number;
-
-	if (!read_number(value, &number, false))
-		return "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
-	if (my.op == DECR)
-		number -= number < my.number ? number : my.number;
-	else
-		number += my.number;
-	value.at = my.digits;
-	value.len = (size_t)snprintf(
-			    my.digits, sizeof(my.digits), "%lu\r\n", number) -
-		2;
-	return store(item, value, (struct text){"", 0}) == no_memory
-		? no_memory
-		: my.digits;
-}
-
-/* item is locked, or NULL. */
+/* To the item of the key, which may be NULL; its stripe is locked. */
 static const char *change(struct item *item)
 {
 	struct text old = {"", 0};
+	const char *answer;
+	unsigned long number;
 
+	if (my.op <= CAS && is_too_large(my.value.len)) {
+		if (my.op == SET && item)
+			remove_item(item);
+		return "SERVER_ERROR object too large for cache\r\n";
+	}
 	if (my.op == ADD ? item != NULL
 			 : !item && my.op >= REPLACE && my.op <= PREPEND)
 		return "NOT_STORED\r\n";
@@ -391,39 +332,42 @@ static const char *change(struct item *item)
 		return "EXISTS\r\n";
 	if (my.op <= REPLACE || my.op == CAS)
 		return store(item, my.value, old);
-	if (my.op == DELETE) {
+	if (my.op == DELETE)
 		remove_item(item);
-		return "DELETED\r\n";
-	}
-	if (my.op == TOUCH) {
+	else if (my.op == TOUCH)
 		item->expires = my.expires;
-		return "TOUCHED\r\n";
-	}
+	if (my.op >= TOUCH)
+		return my.op == TOUCH ? "TOUCHED\r\n" : "DELETED\r\n";
 	my.flags = item->flags;
 	my.expires = item->expires;
-	if (my.op >= INCR)
-		return add(item);
 	old = (struct text){item->text + item->head, item->len};
-	if (is_too_large(old.len + my.value.len))
-		return "NOT_STORED\r\n";
-	return my.op == APPEND ? store(item, old, my.value)
-			       : store(item, my.value, old);
+	if (my.op == APPEND || my.op == PREPEND) {
+		if (is_too_large(old.len + my.value.len))
+			return "NOT_STORED\r\n";
+		return my.op == APPEND ? store(item, old, my.value)
+				       : store(item, my.value, old);
+	}
+	if (!read_number(old, &number, false))
+		return "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
+	if (my.op == DECR)
+		my.number = number < my.number ? -number : -my.number;
+	number += my.number;
+	my.value.at = my.digits;
+	my.value.len = (size_t)snprintf(my.digits, sizeof(my.digits), "%lu\r\n",
+			       number) -
+		2;
+	old.len = 0;
+	answer = store(item, my.value, old);
+	return strcmp(answer, "STORED\r\n") == 0 ? my.digits : answer;
 }
 
-static const char *find_and_change(void)
-{
-	const char *answer = change(find(my.words[1]));
-
-	pthread_mutex_unlock(&my.stripe->lock);
-	evict();
-	return answer;
-}
-
+/* What a line says that changes an item, and what is behind it. */
 static const char *change_line(void)
 {
 	const struct text *words = my.words;
 	size_t left = (size_t)(my.last - my.next);
-	unsigned long len, flags;
+	unsigned long len = 0;
+	const char *answer;
 	bool zero = my.nr > 2 && is_word(words[2], "0");
 
 	if (my.op == DELETE && my.nr > 2 &&
@@ -436,105 +380,97 @@ static const char *change_line(void)
 	if ((my.op == INCR || my.op == DECR) &&
 		!read_number(words[2], &my.number, false))
 		return "CLIENT_ERROR invalid numeric delta argument\r\n";
-	if (my.op > CAS)
-		return find_and_change();
-	if (!read_number(words[2], &flags, false) || !read_expiry(words[3]) ||
-		!read_number(words[4], &len, true) ||
-		(uint32_t)len > INT32_MAX - 2 ||
-		(my.op == CAS && !read_number(words[5], &my.number, false)))
-		return bad_line;
-	my.flags = (uint32_t)flags;
-	my.value = (struct text){my.next, (uint32_t)len};
-	len = my.value.len + 2;
-	if (is_too_large(my.value.len)) {
-		my.todo = left < len ? (len - left) << 2 | SKIP : 0;
-		my.next += left < len ? left : len;
-		if (my.op == SET) {
-			my.op = DELETE;
-			find_and_change();
+	if (my.op <= CAS) {
+		if (!read_number(words[2], &my.flags, false) ||
+			!read_expiry(words[3]) ||
+			!read_number(words[4], &len, true) ||
+			(uint32_t)len > INT32_MAX - 2 ||
+			(my.op == CAS &&
+				!read_number(words[5], &my.number, false)))
+			return bad_line;
+		my.flags &= UINT32_MAX;
+		my.value = (struct text){my.next, (uint32_t)len};
+		len = my.value.len + 2;
+		if (left < len && is_too_large(my.value.len)) {
+			my.todo = (len - left) << 2 | SKIP;
+			len = left;
 		}
-		return "SERVER_ERROR object too large for cache\r\n";
+		my.next = left < len ? NULL : my.next + len;
+		if (!my.next)
+			return "";
+		if (!is_too_large(my.value.len) &&
+			memcmp(my.next - 2, "\r\n", 2) != 0)
+			return "CLIENT_ERROR bad data chunk\r\n";
 	}
-	my.next = left < len ? NULL : my.next + len;
-	if (my.next && memcmp(my.next - 2, "\r\n", 2) != 0)
-		return "CLIENT_ERROR bad data chunk\r\n";
-	return my.next ? find_and_change() : "";
-}
-
-static const char *flush_all(void)
-{
-	my.expires = 0;
-	if (my.nr > 1 + my.noreply && !read_expiry(my.words[1]))
-		return bad_time;
-	cache.flush_at = my.expires > 1 ? my.expires - 1 : 0;
-	cache.flushes += my.expires <= 1;
-	return "OK\r\n";
+	answer = change(find(words[1]));
+	pthread_mutex_unlock(&my.stripe->lock);
+	evict();
+	return answer;
 }
 
 static const char *stats(void)
 {
-	bool reset = my.nr > 1 && is_word(my.words[1], "reset");
-	unsigned long hits[NR_OPS] = {0}, misses[NR_OPS] = {0}, evictions = 0;
-	unsigned items = 0, i, op;
 	struct evt_stats pool = {0};
+	unsigned long sum;
+	unsigned i, k;
 
-	if (my.nr > 1 && !reset)
-		return "ERROR\r\n";
-	for (i = 0; i < STRIPES; i++) {
-		lock_stripe(i << 16);
-		for (op = 0; op < NR_OPS; op++) {
-			hits[op] += my.stripe->hits[op];
-			misses[op] += my.stripe->misses[op];
+	for (k = 0; k < 2 * FLUSH_ALL; k++) {
+		for (i = 0, sum = 0; i < STRIPES; i++) {
+			pthread_mutex_lock(&stripes[i].lock);
+			sum += stripes[i].counts[k / 2][k % 2];
+			pthread_mutex_unlock(&stripes[i].lock);
 		}
-		evictions += my.stripe->evictions;
-		items += HASH_COUNT(my.stripe->table);
-		pthread_mutex_unlock(&my.stripe->lock);
+		evt_conn_printf(my.conn, "STAT %s_%s %lu\r\n",
+			commands[k / 2] + 2, k % 2 ? "hits" : "misses", sum);
 	}
-	for (op = GET; op < FLUSH_ALL; op++)
-		evt_conn_printf(my.conn,
-			"STAT %s_hits %lu\r\nSTAT %s_misses %lu\r\n",
-			commands[op].name, hits[op], commands[op].name,
-			misses[op]);
 	evt_pool_stats(cache.pool, &pool);
 	evt_conn_printf(my.conn,
-		"STAT pid %d\r\nSTAT uptime %ld\r\nSTAT time %ld\r\n"
-		"STAT version " EVT_VERSION "\r\nSTAT threads %d\r\n"
-		"STAT curr_connections %lu\r\nSTAT total_connections %lu\r\n"
-		"STAT bytes_read %lu\r\nSTAT bytes_written %lu\r\n"
-		"STAT limit_maxbytes %zu\r\nSTAT bytes %zu\r\n"
-		"STAT curr_items %u\r\nSTAT evictions %lu\r\nEND\r\n",
-		(int)getpid(), (long)(my.now - cache.start), (long)my.now,
-		evt_pool_workers(cache.pool), pool.open, pool.accepted,
-		pool.bytes_in, pool.bytes_out, cache.limit, (size_t)cache.bytes,
-		items, evictions);
+		"STAT pid %d\r\nSTAT time %u\r\nSTAT version " EVT_VERSION
+		"\r\nSTAT threads %d\r\nSTAT curr_connections %lu\r\n"
+		"STAT total_connections %lu\r\nSTAT limit_maxbytes %zu\r\n"
+		"STAT bytes %zu\r\nSTAT curr_items %lu\r\n"
+		"STAT evictions %lu\r\nEND\r\n",
+		(int)getpid(), my.now, evt_pool_workers(cache.pool), pool.open,
+		pool.accepted, cache.limit, (size_t)cache.bytes,
+		(unsigned long)cache.items, (unsigned long)cache.evictions);
 	return "";
 }
 
 static const char *run(void)
 {
-	if (my.op <= GATS)
-		return get_line();
-	if (my.op < FLUSH_ALL)
+	struct text first = my.words[my.op == GAT || my.op == GATS];
+
+	if (my.op < FLUSH_ALL && my.op > GATS)
 		return change_line();
-	if (my.op == FLUSH_ALL)
-		return flush_all();
-	if (my.op == VERBOSITY) /* there is no more to be said */
-		return read_number(my.words[1], &my.number, false) ? "OK\r\n"
-								   : bad_line;
-	if (my.op == STATS)
+	my.expires = 0;
+	if ((my.op == GAT || my.op == GATS ||
+		    (my.op == FLUSH_ALL && my.nr > 1 + my.noreply)) &&
+		!read_expiry(my.words[1]))
+		return bad_time;
+	switch (my.op) {
+	case FLUSH_ALL:
+		cache.flush_at = my.expires > 1 ? my.expires - 1 : 0;
+		cache.flushes += my.expires <= 1;
+		return "OK\r\n";
+	case VERBOSITY: /* there is no more to be said */
+		return "OK\r\n";
+	case STATS:
 		return stats();
-	if (my.op == VERSION)
+	case VERSION:
 		return "VERSION " EVT_VERSION "\r\n";
-	evt_conn_close(my.conn);
-	my.last = my.next;
-	return "";
+	case QUIT:
+		evt_conn_close(my.conn);
+		my.last = my.next;
+		return "";
+	default:
+		return get(first.at + first.len);
+	}
 }
 
-/* Splits a line; false: there is no such command. */
+/* The words of a line; false: there is no such command. */
 static bool is_command(const char *at)
 {
 	struct text word = next_word(at);
-	int op = GET;
 
 	for (my.nr = 0; my.nr < MAX_WORDS && word.len > 0; my.nr++) {
 		my.words[my.nr] = word;
@@ -544,17 +480,14 @@ static bool is_command(const char *at)
 	if (my.nr == 0)
 		return false;
 	word = my.words[my.nr - 1];
-	while (op < NR_OPS && !is_word(my.words[0], commands[op].name))
-		op++;
-	if (op == NR_OPS && !strchr("gsacidt", *my.words[0].at) &&
-		word.len >= 5 && memcmp(word.at, "HTTP/", 5) == 0)
-		my.op = QUIT, run();
-	if (op == NR_OPS || my.nr < commands[op].min ||
-		my.nr > commands[op].max)
+	for (my.op = GET; my.op < NR_OPS; my.op++)
+		if (is_word(my.words[0], commands[my.op] + 2))
+			break;
+	if (my.op == NR_OPS || my.nr < commands[my.op][0] - '0' ||
+		my.nr > commands[my.op][1] - '0')
 		return false;
-	my.op = (enum op)op;
-	my.noreply = op >= SET && op < STATS && my.nr > 1 + (op == DELETE) &&
-		is_word(word, "noreply");
+	my.noreply = my.op >= SET && my.op < STATS &&
+		my.nr > 1 + (my.op == DELETE) && is_word(word, "noreply");
 	return true;
 }
 
@@ -562,8 +495,8 @@ static bool is_command(const char *at)
 static const char *do_line(const char *at)
 {
 	const char *end = memchr(at, '\n', (size_t)(my.last - at));
-	const char *line = at;
 	const char *answer = "ERROR\r\n";
+	const char *line = at;
 
 	if (!end) {
 		if (my.last - at > MAX_REST && strncmp(at, "get ", 4) != 0 &&
@@ -621,25 +554,21 @@ static size_t on_data(
 
 int main(int argc, char **argv)
 {
-	struct example example = {.url = "tcp://[::]:11211",
-		.usage = "[-m MB]",
-		.letter = 'm',
-		.value = "64"};
+	struct example example = {.url = "tcp://[::]:11211", .value = "64"};
 	struct evt_pool_options options = {0};
 	struct evt_handlers handlers = {.on_data = on_data};
-	struct evt_listen_options limits = {.first_byte_ms = -1,
-		.idle_ms = -1,
-		.max_input = MAX_ITEM + (128UL << 10)};
+	struct evt_listen_options limits = {.first_byte_ms = -1, .idle_ms = -1};
 	int status;
-	int i;
 
+	example.usage = "[-m MB]";
+	example.letter = 'm';
 	example = example_options(example, argc, argv);
 	options.workers = example.workers;
+	limits.max_input = MAX_ITEM + (128UL << 10);
 	cache.limit = (size_t)example_number(&example, example.value, 1 << 20)
 		<< 20;
-	cache.start = time(NULL);
-	for (i = 0; i < STRIPES; i++)
-		pthread_mutex_init(&stripes[i].lock, NULL);
+	for (status = 0; status < STRIPES; status++)
+		pthread_mutex_init(&stripes[status].lock, NULL);
 	cache.pool = evt_pool_new(&options);
 	status = example_listening(&example,
 		evt_listen(cache.pool, example.url, &handlers, &limits, NULL));

@@ -172,7 +172,7 @@ def values():
         for verb in (b"set", b"add", b"replace", b"append", b"prepend"):
             yield set_(key, b"1", verb=verb)
             yield lines(b"get " + key, b"version")
-        yield set_(key, b"1", more=b" 5", verb=b"cas")
+        yield set_(key, b"1", more=b" 987654", verb=b"cas")
         yield lines(b"incr " + key + b" 1", b"decr " + key + b" 1",
                     b"touch " + key + b" 0", b"delete " + key,
                     b"delete " + key, b"version")
@@ -190,8 +190,8 @@ def verbs():
             yield set_(b"k", b"0", b"6") + b"gets k\r\n" + set_(
                 b"k", b"two", b"7", more=more, verb=verb) + b"gets k\r\n"
         yield set_(b"k", b"", verb=verb) * 3 + b"get k\r\n"
-    for unique in (b"0", b"1", b"x", b"-1", b"", b"18446744073709551615",
-                   b"18446744073709551616", b"1 noreply", b"noreply"):
+    for unique in (b"0", b"987654", b"x", b"-1", b"", b"18446744073709551615",
+                   b"18446744073709551616", b"987654 noreply", b"noreply"):
         yield b"delete c\r\n" + set_(b"c", b"x", more=b" " + unique,
                                      verb=b"cas") + b"get c\r\n"
         yield set_(b"c", b"y") + set_(b"c", b"x", more=b" " + unique,
@@ -282,7 +282,7 @@ def sizes():
                                                             b"version")
     for verb in every:
         for more in (b"", b" noreply"):
-            unique = b" 1" if verb == b"cas" else b""
+            unique = b" 987654" if verb == b"cas" else b""
             yield set_(b"b", b"x") + big(MOST + 1, verb, more=unique + more) \
                 + lines(b"get b", b"version")
     yield big(1000000) + big(100000, b"append") + lines(b"get b")
