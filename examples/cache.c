@@ -15,13 +15,11 @@
  * those that were used go to the end instead, as if they had just come.
  *
  * A connection has no memory of its own: the library keeps what has come in
- * part, and what is left to do is a number in place of a pointer: bytes to
- * skip, or keys to get, since who asks for much is answered as fast as he reads.
+ * part, and what is left to do is a number in place of a pointer.
  */
 #include "example.h"
 
 #include <ctype.h>
-#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -92,8 +90,8 @@ static struct {
 /* What a worker is at: a connection, a line, an item. */
 static _Thread_local struct {
 	struct evt_conn *conn;
-	uintptr_t todo; /* SKIP: bytes << 2; KEYS: expires << 4 | op << 2 */
-	const char *end, *next, *last; /* of the line; the next one; of all */
+	uintptr_t todo; /* bytes to skip << 1 | 1, or keys that are done << 1 */
+	const char *line, *end, *next, *last; /* it; the next; all there is */
 	struct text words[MAX_WORDS], value;
 	int nr; /* of words */
 	enum op op;
@@ -104,7 +102,6 @@ static _Thread_local struct {
 	unsigned long flags, number;
 	char digits[24];
 } my;
-enum todo { SKIP = 1, KEYS = 2 };
 
 static bool is_word(struct text word, const char *text)
 {
@@ -121,18 +118,23 @@ static struct text next_word(const char *at)
 	return (struct text){at, (size_t)((end ? end : my.end) - at)};
 }
 
-/* As strtoul does, and strtol; a space may follow, and anything then. */
+/* As strtoul does, and strtol, of a word that no digit follows: white space may
+ * be before it, and after it with anything. */
 static bool read_number(struct text word, unsigned long *number, bool is_signed)
 {
-	char *end = NULL;
+	const char *end = word.at + word.len;
+	char *stop;
 
-	errno = isspace((unsigned char)*word.at) ? EINVAL : 0;
-	if (errno == 0)
-		*number = is_signed ? (unsigned long)strtol(word.at, &end, 10)
-				    : strtoul(word.at, &end, 10);
-	return errno == 0 && end != word.at &&
-		(end == word.at + word.len || *end == ' ') &&
-		(is_signed || *number <= LONG_MAX || *word.at != '-');
+	while (word.at < end && isspace((unsigned char)*word.at))
+		word.at++;
+	if (word.at == end)
+		return false;
+	errno = 0;
+	*number = is_signed ? (unsigned long)strtol(word.at, &stop, 10)
+			    : strtoul(word.at, &stop, 10);
+	return errno == 0 && stop != word.at &&
+		(stop == end || !*stop || isspace((unsigned char)*stop)) &&
+		(is_signed || *number <= INT64_MAX || *word.at != '-');
 }
 
 /* Up to 30 days: from now; more: since 1970; less than 0: over. */
@@ -291,23 +293,26 @@ static void get_one(struct text key)
 		release(item);
 }
 
-/* The keys from at on. What would be too much for once is left to do. */
+/* The keys from at on; if that is too much for once, the line comes again. */
 static const char *get(const char *at)
 {
 	struct text key = {at, 0};
+	uintptr_t nr = 0;
 
 	while ((key = next_word(key.at + key.len)).len > 0)
 		if (key.len > MAX_KEY)
 			return bad_line;
 	for (; (key = next_word(at)).len > 0; at = key.at + key.len) {
+		if (++nr <= my.todo >> 1)
+			continue;
 		if (evt_conn_pending(my.conn) > UNSENT) {
-			my.todo = (uintptr_t)my.expires << 4 |
-				(uintptr_t)my.op << 2 | KEYS;
-			my.next = at;
+			my.todo = (nr - 1) << 1;
+			my.next = NULL;
 			return "";
 		}
 		get_one(key);
 	}
+	my.todo = 0;
 	return "END\r\n";
 }
 
@@ -392,12 +397,15 @@ static const char *change_line(void)
 		my.value = (struct text){my.next, (uint32_t)len};
 		len = my.value.len + 2;
 		if (left < len && is_too_large(my.value.len)) {
-			my.todo = (len - left) << 2 | SKIP;
+			my.todo = (len - left) << 1 | 1;
 			len = left;
 		}
 		my.next = left < len ? NULL : my.next + len;
-		if (!my.next)
+		if (!my.next) {
+			evt_conn_want(
+				my.conn, len + (size_t)(my.value.at - my.line));
 			return "";
+		}
 		if (!is_too_large(my.value.len) &&
 			memcmp(my.next - 2, "\r\n", 2) != 0)
 			return "CLIENT_ERROR bad data chunk\r\n";
@@ -438,7 +446,7 @@ static const char *stats(void)
 
 static const char *run(void)
 {
-	struct text first = my.words[my.op == GAT || my.op == GATS];
+	struct text first = my.words[my.op != GET && my.op != GETS];
 
 	if (my.op < FLUSH_ALL && my.op > GATS)
 		return change_line();
@@ -453,7 +461,8 @@ static const char *run(void)
 		cache.flushes += my.expires <= 1;
 		return "OK\r\n";
 	case VERBOSITY: /* there is no more to be said */
-		return "OK\r\n";
+		return read_number(first, &my.number, false) ? "OK\r\n"
+							     : bad_line;
 	case STATS:
 		return stats();
 	case VERSION:
@@ -467,103 +476,80 @@ static const char *run(void)
 	}
 }
 
-/* The words of a line; false: there is no such command. */
-static bool is_command(const char *at)
+/* The line from my.next on; false: it is to come again, with more. */
+static bool do_line(void)
 {
-	struct text word = next_word(at);
+	size_t left = (size_t)(my.last - my.next);
+	const char *answer = "ERROR\r\n";
+	struct text word;
 
+	my.line = my.next;
+	my.end = memchr(my.line, '\n', left);
+	if (!my.end && left > MAX_REST && strncmp(my.line, "get ", 4) != 0 &&
+		strncmp(my.line, "gets ", 5) != 0)
+		evt_conn_close(my.conn);
+	if (!my.end)
+		return false;
+	my.next = my.end + 1;
+	if (my.end > my.line && my.end[-1] == '\r')
+		my.end--;
+	my.end = my.line + strnlen(my.line, (size_t)(my.end - my.line));
+	word = next_word(my.line);
 	for (my.nr = 0; my.nr < MAX_WORDS && word.len > 0; my.nr++) {
 		my.words[my.nr] = word;
 		word = next_word(word.at + word.len);
 	}
-	my.noreply = false;
-	if (my.nr == 0)
-		return false;
-	word = my.words[my.nr - 1];
-	for (my.op = GET; my.op < NR_OPS; my.op++)
+	for (my.op = my.nr > 0 ? GET : NR_OPS; my.op < NR_OPS; my.op++)
 		if (is_word(my.words[0], commands[my.op] + 2))
 			break;
-	if (my.op == NR_OPS || my.nr < commands[my.op][0] - '0' ||
-		my.nr > commands[my.op][1] - '0')
-		return false;
 	my.noreply = my.op >= SET && my.op < STATS &&
-		my.nr > 1 + (my.op == DELETE) && is_word(word, "noreply");
-	return true;
-}
-
-/* The line at at: where the next one begins, or NULL. */
-static const char *do_line(const char *at)
-{
-	const char *end = memchr(at, '\n', (size_t)(my.last - at));
-	const char *answer = "ERROR\r\n";
-	const char *line = at;
-
-	if (!end) {
-		if (my.last - at > MAX_REST && strncmp(at, "get ", 4) != 0 &&
-			strncmp(at, "gets ", 5) != 0)
-			evt_conn_close(my.conn);
-		return NULL;
-	}
-	my.next = end + 1;
-	if (end > at && end[-1] == '\r')
-		end--;
-	my.end = at + strnlen(at, (size_t)(end - at));
-	if (my.todo & KEYS) {
-		my.op = (enum op)(my.todo >> 2 & 3);
-		my.expires = (uint32_t)(my.todo >> 4);
-		my.noreply = false;
-		my.todo = 0;
-		answer = get(at);
-	} else if (is_command(at)) {
+		my.nr > 1 + (my.op == DELETE) &&
+		is_word(my.words[my.nr - 1], "noreply");
+	if (my.op < NR_OPS && my.nr >= commands[my.op][0] - '0' &&
+		my.nr <= commands[my.op][1] - '0')
 		answer = run();
-	}
-	if (!my.next)
-		evt_conn_want(my.conn,
-			(size_t)(my.value.at - line) + my.value.len + 2);
-	else if (!my.noreply)
+	else
+		my.noreply = false;
+	if (my.next && !my.noreply)
 		evt_conn_write(my.conn, answer, strlen(answer));
-	return my.next;
+	return my.next != NULL;
 }
 
 static size_t on_data(
 	struct evt_conn *conn, const char *data, size_t len, void *arg)
 {
-	uintptr_t before = (uintptr_t)evt_conn_data(conn);
-	const char *next = data;
 	const char *at = data;
 
 	(void)arg;
 	my.conn = conn;
-	my.todo = before;
+	my.todo = (uintptr_t)evt_conn_data(conn);
 	my.now = (uint32_t)time(NULL);
 	my.last = data + len;
-	if (my.todo & SKIP) {
-		next += my.todo >> 2 < len ? my.todo >> 2 : len;
-		my.todo -= (uintptr_t)(next - data) << 2;
-		my.todo = my.todo > SKIP ? my.todo : 0;
-		at = next;
+	if (my.todo & 1) {
+		at += my.todo >> 1 < len ? my.todo >> 1 : len;
+		my.todo = at < my.last ? 0 : my.todo - (len << 1);
 	}
-	while (next && next < my.last && evt_conn_pending(conn) <= UNSENT) {
-		next = do_line(at);
-		at = next ? next : at;
-	}
-	if (my.todo != before)
-		evt_conn_set_data(conn, (void *)my.todo);
+	for (my.next = at; at < my.last && evt_conn_pending(conn) <= UNSENT;
+		at = my.next)
+		if (!do_line())
+			break;
+	evt_conn_set_data(conn, (void *)my.todo);
 	return (size_t)(at - data);
 }
 
 int main(int argc, char **argv)
 {
-	struct example example = {.url = "tcp://[::]:11211", .value = "64"};
-	struct evt_pool_options options = {0};
+	struct example example = example_options(
+		(struct example){.url = "tcp://[::]:11211",
+			.usage = "[-m MB]",
+			.letter = 'm',
+			.value = "64"},
+		argc, argv);
+	struct evt_pool_options options = {.workers = example.workers};
 	struct evt_handlers handlers = {.on_data = on_data};
 	struct evt_listen_options limits = {.first_byte_ms = -1, .idle_ms = -1};
 	int status;
 
-	example.usage = "[-m MB]";
-	example.letter = 'm';
-	example = example_options(example, argc, argv);
-	options.workers = example.workers;
 	limits.max_input = MAX_ITEM + (128UL << 10);
 	cache.limit = (size_t)example_number(&example, example.value, 1 << 20)
 		<< 20;
