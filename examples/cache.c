@@ -44,7 +44,7 @@
 	X(APPEND, "56append") X(PREPEND, "56prepend") X(CAS, "67cas") \
 	X(INCR, "34incr") X(DECR, "34decr") X(TOUCH, "34touch") \
 	X(DELETE, "24delete") X(FLUSH_ALL, "13flush_all") \
-	X(VERBOSITY, "23verbosity") X(STATS, "12stats") \
+	X(VERBOSITY, "23verbosity") X(STATS, "18stats") \
 	X(VERSION, "18version") X(QUIT, "18quit")
 /* clang-format on */
 #define AS_OP(op, text)   op,
@@ -230,7 +230,7 @@ static const char *store(
 	item->expires = my.expires;
 	item->stored = my.now;
 	item->flushes = cache.flushes;
-	item->cas = ++my.stripe->cas;
+	item->cas = my.stripe->cas += STRIPES;
 	if (item == old)
 		return "STORED\r\n";
 	if (old)
@@ -418,19 +418,28 @@ static const char *change_line(void)
 
 static const char *stats(void)
 {
+	bool reset = my.nr > 1 && is_word(my.words[1], "reset");
 	struct evt_stats pool = {0};
 	unsigned long sum;
 	unsigned i, k;
 
+	if (my.nr > 1 && !reset)
+		return "ERROR\r\n";
 	for (k = 0; k < 2 * FLUSH_ALL; k++) {
 		for (i = 0, sum = 0; i < STRIPES; i++) {
 			pthread_mutex_lock(&stripes[i].lock);
 			sum += stripes[i].counts[k / 2][k % 2];
+			if (reset)
+				stripes[i].counts[k / 2][k % 2] = 0;
 			pthread_mutex_unlock(&stripes[i].lock);
 		}
-		evt_conn_printf(my.conn, "STAT %s_%s %lu\r\n",
-			commands[k / 2] + 2, k % 2 ? "hits" : "misses", sum);
+		if (!reset)
+			evt_conn_printf(my.conn, "STAT %s_%s %lu\r\n",
+				commands[k / 2] + 2, k % 2 ? "hits" : "misses",
+				sum);
 	}
+	if (reset)
+		return "RESET\r\n";
 	evt_pool_stats(cache.pool, &pool);
 	evt_conn_printf(my.conn,
 		"STAT pid %d\r\nSTAT time %u\r\nSTAT version " EVT_VERSION
@@ -466,7 +475,7 @@ static const char *run(void)
 	case STATS:
 		return stats();
 	case VERSION:
-		return "VERSION " EVT_VERSION "\r\n";
+		return "VERSION 1.6.0 (evt " EVT_VERSION ")\r\n";
 	case QUIT:
 		evt_conn_close(my.conn);
 		my.last = my.next;
@@ -502,6 +511,10 @@ static bool do_line(void)
 	for (my.op = my.nr > 0 ? GET : NR_OPS; my.op < NR_OPS; my.op++)
 		if (is_word(my.words[0], commands[my.op] + 2))
 			break;
+	if (my.op == NR_OPS && my.nr > 0 &&
+		!strchr("gsacidt", *my.words[0].at) &&
+		strncmp(my.words[my.nr - 1].at, "HTTP/", 5) == 0)
+		my.op = QUIT; /* a browser: what else it says is no command */
 	my.noreply = my.op >= SET && my.op < STATS &&
 		my.nr > 1 + (my.op == DELETE) &&
 		is_word(my.words[my.nr - 1], "noreply");
@@ -553,8 +566,10 @@ int main(int argc, char **argv)
 	limits.max_input = MAX_ITEM + (128UL << 10);
 	cache.limit = (size_t)example_number(&example, example.value, 1 << 20)
 		<< 20;
-	for (status = 0; status < STRIPES; status++)
+	for (status = 0; status < STRIPES; status++) {
+		stripes[status].cas = (unsigned long)status;
 		pthread_mutex_init(&stripes[status].lock, NULL);
+	}
 	cache.pool = evt_pool_new(&options);
 	status = example_listening(&example,
 		evt_listen(cache.pool, example.url, &handlers, &limits, NULL));

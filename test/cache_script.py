@@ -6,7 +6,8 @@ cache_script.py compare PORT	the same exchanges with a memcached of our own:
 cache_script.py random PORT SEED COUNT	the same with lines made up at random
 cache_script.py garbage PORT SEED COUNT	bytes of no sense; it has to go on
 cache_script.py client PORT	python3-pymemcache's calls
-cache_script.py slow PORT	who reads slowly gets all the same
+cache_script.py slow PORT PID	who reads slowly gets all the same
+cache_script.py expiry PORT	what is over is over, when it is
 The exit status is 0 if all is as it should be.
 """
 import os
@@ -326,14 +327,18 @@ def short(text):
                 text[:200] + b"...%d..." % len(text) + text[-100:])
 
 
+def tell(request, theirs, ours):
+    print("request  ", short(request))
+    print("memcached", short(theirs))
+    print("ours     ", short(ours))
+
+
 def differ(port, other, request, cuts):
     theirs = normal(exchange(other, request, cuts))
     ours = normal(exchange(port, request, cuts))
     if ours == theirs:
         return 0
-    print("request  ", short(request))
-    print("memcached", short(theirs))
-    print("ours     ", short(ours))
+    tell(request, theirs, ours)
     return 1
 
 
@@ -347,6 +352,7 @@ def odd_cuts(length):
 
 def compare(port):
     nr = bad = 0
+    exchange(port, b"flush_all\r\n")
     with Memcached() as other:
         for cut in (False, True):
             for request in exchanges():
@@ -359,9 +365,9 @@ def compare(port):
 
 WORDS = [b"get", b"gets", b"gat", b"gats", b"set", b"add", b"replace",
          b"append", b"prepend", b"cas", b"incr", b"decr", b"delete", b"touch",
-         b"flush_all", b"verbosity", b"version", b"a", b"b", b"c", b"noreply",
-         b"0", b"1", b"2", b"3", b"10", b"-1", b"x", b"", b"a b", b"\t", K,
-         K + b"x", b"4294967295", b"18446744073709551615", b"99999", b"\0"]
+         b"verbosity", b"version", b"a", b"b", b"c", b"noreply", b"0", b"1000",
+         b"2000", b"-1", b"x", b"", b"a b", b"\t", K, K + b"x", b"4294967295",
+         b"18446744073709551615", b"99999", b"\0"]
 
 
 def random_request(rng):
@@ -379,7 +385,7 @@ def random_request(rng):
     else:
         request = lines(rng.choice([
             b"get a b c", b"gets a", b"incr a 1", b"decr b 3", b"delete c",
-            b"touch a 0", b"gat 0 a b", b"get " + key]))
+            b"touch a 0", b"gat 0 a b", b"get " + key, b"flush_all"]))
     if rng.random() < 0.3:
         at = rng.randrange(len(request))
         request = request[:at] + rng.choice(
@@ -390,21 +396,177 @@ def random_request(rng):
 def compare_random(port, seed, count):
     rng = random.Random(seed)
     bad = 0
+    exchange(port, b"flush_all\r\n")
     with Memcached() as other:
         for _ in range(count):
-            bad += differ(port, other.port, random_request(rng), None)
+            request = random_request(rng)
+            # What its own threads hold is not filled up either.
+            theirs, ours = (re.sub(rb"(VALUE \S+ \d+ )\d+([^\r]*\r\n\d+) *\r",
+                                   rb"\1\2\r", normal(exchange(to, request)))
+                            for to in (other.port, port))
+            # To what is too large, and not there, it answers later.
+            if theirs != ours and not (
+                    theirs == b"" and ours.startswith(b"SERVER_ERROR")):
+                tell(request, theirs, ours)
+                bad += 1
     print(count, "exchanges of seed", seed, "-", bad, "differ")
     return bad
 
 
+def garbage(port, seed, count):
+    """Anything, on connections that stay open or do not; then an answer."""
+    rng = random.Random(seed)
+    open_ones = []
+    for _ in range(count):
+        if len(open_ones) < 20:
+            open_ones.append(connect(port))
+        sock = rng.choice(open_ones)
+        parts = [rng.randbytes(rng.randint(0, 300)), random_request(rng),
+                 rng.randbytes(3) * rng.randint(1, 20000),
+                 b"get " + b"a " * rng.randint(1, 5000), b"\r\n", b"\n",
+                 b"set a 0 0 %d\r\n" % rng.choice([5, 1000, 70000, 3000000])]
+        sock.setblocking(False)
+        try:
+            for part in rng.sample(parts, rng.randint(1, len(parts))):
+                sock.send(part)
+            while sock.recv(1 << 20):
+                pass
+        except BlockingIOError:
+            if rng.random() < 0.9:
+                continue
+        except OSError:
+            pass
+        sock.close()
+        open_ones.remove(sock)
+    for sock in open_ones:
+        sock.close()
+    answer = exchange(port, set_(b"k", b"v") + b"get k\r\n")
+    print("after", count, "pieces of garbage of seed", seed, short(answer))
+    return answer != b"STORED\r\nVALUE k 0 1\r\nv\r\nEND\r\n"
+
+
+def memory_kb(pid):
+    with open("/proc/%d/status" % pid, encoding="ascii") as status:
+        return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1))
+
+
+def slow(port, pid):
+    """One asks for 64 KiB of gets of a megabyte each, one for many in a line;
+    neither reads at first. Then all comes, and little memory was needed."""
+    length = 1000000
+    exchange(port, big(length))
+    value = b"VALUE b 0 %d\r\n" % length + b"v" * length + b"\r\n"
+    before = memory_kb(pid)
+    pipelined = b"get b\r\n" * (65536 // 7)
+    in_a_line = b"get" + b" b" * 3000 + b"\r\n"
+    socks = [connect(port), connect(port)]
+    socks[0].sendall(pipelined)
+    socks[1].sendall(in_a_line)
+    for _ in range(50):  # another is served all the while
+        if exchange(port, b"get nothing\r\n") != b"END\r\n":
+            return 1
+    most = memory_kb(pid)
+    print("memory", before, "KB, while two do not read", most, "KB")
+    bad = most - before > 16384
+    for sock, parts in ((socks[0], [value + b"END\r\n"] * 200),
+                        (socks[1], [value] * 3000 + [b"END\r\n"])):
+        with sock, sock.makefile("rb") as answers:
+            for part in parts:
+                bad += answers.read(len(part)) != part
+    most = memory_kb(pid)
+    print("while they read", most, "KB;", bad, "wrong")
+    return bad or most - before > 32768
+
+
+def pymemcache(port):
+    """A client library's calls."""
+    from pymemcache.client.base import Client
+    from pymemcache.client.base import PooledClient
+    from pymemcache.exceptions import MemcacheClientError
+    from pymemcache.exceptions import MemcacheIllegalInputError
+    from pymemcache.exceptions import MemcacheServerError
+
+    for client in (Client(("127.0.0.1", port), default_noreply=False),
+                   PooledClient(("127.0.0.1", port), default_noreply=False)):
+        many = {"key%d" % i: b"value%d" % i for i in range(1000)}
+        assert client.flush_all()
+        assert client.set_many(many) == []
+        assert client.get_many(list(many)) == many
+        assert client.get("nothing") is None
+        assert client.get("nothing", b"default") == b"default"
+        assert not client.add("key1", b"x") and client.add("new", b"x")
+        assert client.replace("new", b"y") and not client.replace("no", b"x")
+        assert client.append("new", b"z") and client.prepend("new", b"x")
+        assert client.get("new") == b"xyz"
+        value, cas = client.gets("new")
+        assert value == b"xyz" and client.cas("new", b"1", cas)
+        assert client.cas("new", b"2", cas) is False
+        assert client.cas("no", b"2", cas) is None
+        assert client.gets_many(["new"])["new"][0] == b"1"
+        assert client.incr("new", 41) == 42 and client.decr("new", 2) == 40
+        assert client.incr("no", 1) is None
+        assert client.touch("new", 100) and not client.touch("no", 100)
+        assert client.delete("new") and not client.delete("new")
+        assert client.delete_many(["key0", "key1"])
+        assert client.get_many(["key0", "key1", "key2"]) == {
+            "key2": b"value2"}
+        assert client.set("old", b"x", expire=-1)
+        assert client.get("old") is None
+        assert client.set("a" * 250, bytes(range(256)) * 4000)
+        assert client.get("a" * 250) == bytes(range(256)) * 4000
+        try:
+            client.incr("key5", 1)
+            return 1
+        except MemcacheClientError:
+            pass
+        try:
+            client.set("big", b"x" * 2000000)
+            return 1
+        except MemcacheServerError:
+            pass
+        try:
+            client.set("with space", b"x")
+            return 1
+        except MemcacheIllegalInputError:
+            pass
+        assert client.set("quiet", b"1", noreply=True)
+        assert client.get("quiet") == b"1"
+        stats = client.stats()
+        assert stats[b"curr_items"] > 900 and stats[b"threads"] >= 1
+        assert client.version()
+        assert client.flush_all()
+        assert client.get_many(list(many)) == {}
+        client.close()
+    return 0
+
+
+def expiry(port):
+    """What lasts a second is gone within three; a later flush comes later."""
+    exchange(port, set_(b"one", b"1", exptime=b"1") + set_(
+        b"two", b"2", exptime=b"100") + set_(b"old", b"3"))
+    if b"VALUE two" not in exchange(port, b"get one two\r\n"):
+        return 1
+    if exchange(port, b"flush_all 3\r\n") != b"OK\r\n":
+        return 1
+    start = time.monotonic()
+    gone = {}
+    while len(gone) < 2 and time.monotonic() < start + 8:
+        answer = exchange(port, b"get one two\r\n")
+        for key in (b"one", b"two"):
+            if b"VALUE " + key not in answer:
+                gone.setdefault(key, time.monotonic() - start)
+        time.sleep(0.02)
+    print("gone after", gone)
+    return not (gone[b"one"] <= 2.1 and 1 <= gone[b"two"] <= 4 and
+                exchange(port, b"get old\r\n") == b"END\r\n")
+
+
 def main():
     what, port = sys.argv[1], int(sys.argv[2])
-    numbers_ = [int(arg) for arg in sys.argv[3:]]
-    if what == "compare":
-        return compare(port)
-    if what == "random":
-        return compare_random(port, *numbers_)
-    return 2
+    more = [int(arg) for arg in sys.argv[3:]]
+    return {"compare": compare, "random": compare_random, "slow": slow,
+            "garbage": garbage, "client": pymemcache,
+            "expiry": expiry}[what](port, *more)
 
 
 if __name__ == "__main__":
