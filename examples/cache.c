@@ -27,7 +27,6 @@
 #define MAX_ITEM  (1UL << 20)
 #define MAX_REST  2048 /* of a line that has come in part, but for a get */
 #define MAX_WORDS 8
-#define LARGE     4096          /* bytes that are not worth a copy */
 #define UNSENT    (256UL << 10) /* bytes that are enough for now */
 
 /* GETS and GATS tell the cas, GAT and GATS touch. */
@@ -51,7 +50,7 @@ static const char no_memory[] = "SERVER_ERROR out of memory storing object\r\n";
 static struct evt_pool *pool;
 
 /* What a worker is at: a connection, and a line of it. */
-static _Thread_local struct {
+static __thread struct {
 	struct evt_conn *conn;
 	uint32_t now;
 	uintptr_t todo; /* bytes to skip << 1 | 1, or keys that are done << 1 */
@@ -77,9 +76,8 @@ static struct text next_word(const char *at)
 
 	while (at < my.end && *at == ' ')
 		at++;
-	for (end = at; end < my.end && *end != ' ';)
-		end++;
-	return (struct text){at, (size_t)(end - at)};
+	end = memchr(at, ' ', (size_t)(my.end - at));
+	return (struct text){at, (size_t)((end ? end : my.end) - at)};
 }
 
 /* As strtoul does, and strtol, of a word that no digit follows: white space may
@@ -89,14 +87,6 @@ static bool read_number(struct text word, unsigned long *number, bool is_signed)
 	const char *end = word.at + word.len;
 	char *stop;
 
-	*number = 0;
-	if (word.len < 18)
-		while (word.at < end && isdigit((unsigned char)*word.at))
-			*number = *number * 10 +
-				(unsigned long)(*word.at++ - '0');
-	if (word.at == end && word.len > 0)
-		return true;
-	word.at = end - word.len;
 	while (word.at < end && isspace((unsigned char)*word.at))
 		word.at++;
 	if (word.at == end)
@@ -131,7 +121,6 @@ static void get_one(struct text key)
 	struct stripe *stripe = lock_stripe(hashed);
 	struct item *item = find_item(stripe, key, hashed, my.now, my.op);
 	size_t from = 0;
-	size_t len;
 
 	if (item)
 		item->refs++;
@@ -145,14 +134,10 @@ static void get_one(struct text key)
 		evt_conn_printf(my.conn, "%.*s %lu\r\n", (int)from - 2,
 			item->text, item->cas);
 	}
-	len = item->head + item->len + 2 - from;
-	if (len > LARGE &&
-		evt_conn_write_ref(my.conn, item->text + from, len,
-			release_item, item) == 0)
-		return;
-	if (len <= LARGE)
-		evt_conn_write(my.conn, item->text + from, len);
-	release_item(item);
+	if (evt_conn_write_ref(my.conn, item->text + from,
+		    item->head + item->len + 2 - from, release_item,
+		    item) == -1)
+		release_item(item);
 }
 
 /* The keys from at on; if that is too much for once, the line comes again. */
@@ -216,18 +201,6 @@ static const char *store(struct stripe *stripe, struct item *old,
 	return "STORED\r\n";
 }
 
-static const char *join(struct stripe *stripe, struct item *item)
-{
-	struct text old = {item->text + item->head, item->len};
-
-	my.flags = item->flags;
-	my.expires = item->expires;
-	if (is_too_large(old.len + my.value.len))
-		return "NOT_STORED\r\n";
-	return my.op == APPEND ? store(stripe, item, old, my.value)
-			       : store(stripe, item, my.value, old);
-}
-
 static const char *count(struct stripe *stripe, struct item *item)
 {
 	struct text value = {item->text + item->head, item->len};
@@ -244,8 +217,6 @@ static const char *count(struct stripe *stripe, struct item *item)
 	value.at = my.digits;
 	value.len = (size_t)snprintf(
 		my.digits, sizeof(my.digits), "%lu", number);
-	my.flags = item->flags;
-	my.expires = item->expires;
 	if (store(stripe, item, value, nothing) == no_memory)
 		return "SERVER_ERROR out of memory\r\n";
 	memcpy(my.digits + value.len, "\r\n", 3);
@@ -254,7 +225,7 @@ static const char *count(struct stripe *stripe, struct item *item)
 
 static const char *change(struct stripe *stripe, struct item *item)
 {
-	struct text nothing = {"", 0};
+	struct text old = {"", 0};
 
 	if (my.op <= CAS && is_too_large(my.value.len)) {
 		if (item && my.op == SET)
@@ -268,22 +239,23 @@ static const char *change(struct stripe *stripe, struct item *item)
 		return "NOT_FOUND\r\n";
 	if (my.op == CAS && item->cas != my.number)
 		return "EXISTS\r\n";
-	switch (my.op) {
-	case APPEND:
-	case PREPEND:
-		return join(stripe, item);
-	case INCR:
-	case DECR:
-		return count(stripe, item);
-	case TOUCH:
-		item->expires = my.expires;
-		return "TOUCHED\r\n";
-	case DELETE:
+	if (my.op == DELETE)
 		remove_item(stripe, item);
-		return "DELETED\r\n";
-	default:
-		return store(stripe, item, my.value, nothing);
-	}
+	else if (my.op == TOUCH)
+		item->expires = my.expires;
+	if (my.op >= TOUCH)
+		return my.op == TOUCH ? "TOUCHED\r\n" : "DELETED\r\n";
+	if (my.op <= REPLACE || my.op == CAS)
+		return store(stripe, item, my.value, old);
+	my.flags = item->flags;
+	my.expires = item->expires;
+	if (my.op == INCR || my.op == DECR)
+		return count(stripe, item);
+	old = (struct text){item->text + item->head, item->len};
+	if (is_too_large(old.len + my.value.len))
+		return "NOT_STORED\r\n";
+	return my.op == APPEND ? store(stripe, item, old, my.value)
+			       : store(stripe, item, my.value, old);
 }
 
 static const char *change_item(void)
@@ -504,22 +476,20 @@ static size_t on_data(
 
 int main(int argc, char **argv)
 {
-	struct example example = example_options(
-		(struct example){.url = "tcp://[::]:11211",
-			.usage = "[-m MB]",
-			.letter = 'm',
-			.value = "64"},
-		argc, argv);
-	struct evt_pool_options options = {.workers = example.workers};
+	struct example example = {.url = "tcp://[::]:11211", .letter = 'm'};
 	struct evt_handlers handlers = {.on_data = on_data};
-	struct evt_listen_options limits = {.first_byte_ms = -1,
-		.idle_ms = -1,
-		.max_input = MAX_ITEM + (128UL << 10)};
-	int megabytes = example_number(&example, example.value, 1 << 20);
+	struct evt_listen_options limits = {.first_byte_ms = -1, .idle_ms = -1};
+	struct evt_pool_options options = {0};
 	int status;
 
-	init_items((size_t)megabytes << 20);
+	example.usage = "[-m MB]";
+	example.value = "64";
+	example = example_options(example, argc, argv);
+	status = example_number(&example, example.value, 1 << 20);
+	init_items((size_t)status << 20);
+	options.workers = example.workers;
 	pool = evt_pool_new(&options);
+	limits.max_input = MAX_ITEM + (128UL << 10);
 	status = example_listening(&example,
 		evt_listen(pool, example.url, &handlers, &limits, NULL));
 	if (status == 0 && evt_pool_run(pool) == -1)
