@@ -8,9 +8,8 @@
  * minute: VALUE fruit 0 5, apple, END. memcached's clients can be used: answers
  * are those of memcached 1.6, byte for byte. "stats" tells more.
  *
- * Here is the protocol, what is remembered is in cache-items.h. All lines that
- * came at once are worked off in one call, and their answers go out at once;
- * a large value is sent from where it lies.
+ * Here is the protocol; what is remembered is in cache-items.h. All lines that
+ * came at once are answered at once, large values from where they lie.
  *
  * A connection has no memory of its own. The library keeps what has come in
  * part, and hands it over with the rest. What else is left to do is a number in
@@ -27,6 +26,7 @@
 #define MAX_ITEM  (1UL << 20)
 #define MAX_REST  2048 /* of a line that has come in part, but for a get */
 #define MAX_WORDS 8
+#define LARGE     4096          /* bytes that are not worth a copy */
 #define UNSENT    (256UL << 10) /* bytes that are enough for now */
 
 /* GETS and GATS tell the cas, GAT and GATS touch. */
@@ -121,6 +121,7 @@ static void get_one(struct text key)
 	struct stripe *stripe = lock_stripe(hashed);
 	struct item *item = find_item(stripe, key, hashed, my.now, my.op);
 	size_t from = 0;
+	size_t len;
 
 	if (item)
 		item->refs++;
@@ -134,10 +135,14 @@ static void get_one(struct text key)
 		evt_conn_printf(my.conn, "%.*s %lu\r\n", (int)from - 2,
 			item->text, item->cas);
 	}
-	if (evt_conn_write_ref(my.conn, item->text + from,
-		    item->head + item->len + 2 - from, release_item,
-		    item) == -1)
-		release_item(item);
+	len = item->head + item->len + 2 - from;
+	if (len > LARGE &&
+		evt_conn_write_ref(my.conn, item->text + from, len,
+			release_item, item) == 0)
+		return;
+	if (len <= LARGE)
+		evt_conn_write(my.conn, item->text + from, len);
+	release_item(item);
 }
 
 /* The keys from at on; if that is too much for once, the line comes again. */
@@ -320,16 +325,13 @@ static const char *change_line(void)
 	return my.op <= CAS ? change_value() : change_item();
 }
 
-/* The others */
-
 static const char *flush_all(void)
 {
 	my.expires = 0;
 	if (my.nr > 1 + my.noreply && !read_expiry(my.words[1]))
 		return bad_time;
 	items.flush_at = my.expires > 1 ? my.expires - 1 : 0;
-	if (my.expires <= 1)
-		items.flushes++;
+	items.flushes += my.expires <= 1;
 	return "OK\r\n";
 }
 
@@ -386,9 +388,8 @@ static const char *run(void)
 	case FLUSH_ALL:
 		return flush_all();
 	case VERBOSITY: /* there is no more to be said */
-		if (!read_number(my.words[1], &my.number, false))
-			return bad_line;
-		return "OK\r\n";
+		return read_number(my.words[1], &my.number, false) ? "OK\r\n"
+								   : bad_line;
 	case STATS:
 		return stats();
 	case VERSION: /* clients look at the numbers */
@@ -443,8 +444,7 @@ static bool do_line(void)
 	if (!my.end)
 		return false;
 	my.next = my.end + 1;
-	if (my.end > my.line && my.end[-1] == '\r')
-		my.end--;
+	my.end -= my.end > my.line && my.end[-1] == '\r';
 	my.end = my.line + strnlen(my.line, (size_t)(my.end - my.line));
 	answer = split() ? run() : "ERROR\r\n";
 	if (my.next && !my.noreply)
