@@ -173,7 +173,46 @@ static inline struct item *find_item(struct stripe *stripe, struct text key,
 	return item;
 }
 
-/* None is locked. Those above the limit leave; but the last that came to the
+/* It has a value now that it had not before. */
+static inline void stamp_item(
+	struct stripe *stripe, struct item *item, uint32_t now)
+{
+	item->stored = now;
+	item->flushes = items.flushes;
+	item->cas = stripe->cas += ITEM_STRIPES;
+}
+
+/* From here on none is locked. */
+
+/* How often one of that kind was found, or not. */
+static inline unsigned long sum_of_counts(unsigned kind, bool found)
+{
+	struct stripe *stripe;
+	unsigned long sum = 0;
+	unsigned i;
+
+	for (i = 0; i < ITEM_STRIPES; i++) {
+		stripe = lock_stripe(i << 16);
+		sum += stripe->counts[kind][found];
+		pthread_mutex_unlock(&stripe->lock);
+	}
+	return sum;
+}
+
+static inline void reset_counts(void)
+{
+	struct stripe *stripe;
+	unsigned i;
+
+	for (i = 0; i < ITEM_STRIPES; i++) {
+		stripe = lock_stripe(i << 16);
+		memset(stripe->counts, 0, sizeof(stripe->counts));
+		pthread_mutex_unlock(&stripe->lock);
+	}
+	items.evictions = 0;
+}
+
+/* Those above the limit leave; but the last that came to the
  * stripe that has grown stays. */
 static inline void evict_items(unsigned hash)
 {

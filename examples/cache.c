@@ -27,6 +27,7 @@
 #define MAX_REST  2048 /* of a line that has come in part, but for a get */
 #define MAX_WORDS 8
 #define LARGE     4096          /* bytes that are not worth a copy */
+#define A_TURN    (4UL << 20)   /* bytes; then others have theirs */
 #define UNSENT    (256UL << 10) /* bytes that are enough for now */
 
 /* GETS and GATS tell the cas, GAT and GATS touch. */
@@ -53,6 +54,7 @@ static struct evt_pool *pool;
 static __thread struct {
 	struct evt_conn *conn;
 	uint32_t now;
+	size_t sent;
 	uintptr_t todo; /* bytes to skip << 1 | 1, or keys that are done << 1 */
 	const char *line, *end, *next, *last; /* it; the next; all there is */
 	struct text words[MAX_WORDS];
@@ -113,15 +115,17 @@ static bool read_expiry(struct text word)
 	return good;
 }
 
-/* get, gets, gat, gats */
+static bool is_enough(void)
+{
+	return my.sent > A_TURN || evt_conn_pending(my.conn) > UNSENT;
+}
 
 static void get_one(struct text key)
 {
 	unsigned hashed = hash_of(key);
 	struct stripe *stripe = lock_stripe(hashed);
 	struct item *item = find_item(stripe, key, hashed, my.now, my.op);
-	size_t from = 0;
-	size_t len;
+	size_t from = 0, len;
 
 	if (item)
 		item->refs++;
@@ -136,6 +140,7 @@ static void get_one(struct text key)
 			item->text, item->cas);
 	}
 	len = item->head + item->len + 2 - from;
+	my.sent += len;
 	if (len > LARGE &&
 		evt_conn_write_ref(my.conn, item->text + from, len,
 			release_item, item) == 0)
@@ -157,7 +162,7 @@ static const char *get(const char *at)
 	for (; (key = next_word(at)).len > 0; at = key.at + key.len) {
 		if (++nr <= my.todo >> 1)
 			continue;
-		if (evt_conn_pending(my.conn) > UNSENT) {
+		if (is_enough()) {
 			my.todo = (nr - 1) << 1;
 			my.next = NULL;
 			return "";
@@ -194,9 +199,7 @@ static const char *store(struct stripe *stripe, struct item *old,
 	memcpy(mempcpy(item->text + item->head, first.at, first.len), second.at,
 		second.len);
 	item->expires = my.expires;
-	item->stored = my.now;
-	item->flushes = items.flushes;
-	item->cas = stripe->cas += ITEM_STRIPES;
+	stamp_item(stripe, item, my.now);
 	if (item == old)
 		return "STORED\r\n";
 	if (old)
@@ -213,8 +216,7 @@ static const char *count(struct stripe *stripe, struct item *item)
 	unsigned long number;
 
 	if (!read_number(value, &number, false))
-		return "CLIENT_ERROR cannot increment or decrement "
-		       "non-numeric value\r\n";
+		return "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
 	if (my.op == INCR)
 		number += my.number;
 	else
@@ -313,8 +315,7 @@ static const char *change_line(void)
 
 	if (my.op == DELETE && my.nr > 2 &&
 		(my.nr > 3 ? !zero || !my.noreply : !zero && !my.noreply))
-		return "CLIENT_ERROR bad command line format.  "
-		       "Usage: delete <key> [noreply]\r\n";
+		return "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\r\n";
 	if (my.words[1].len > MAX_KEY)
 		return bad_line;
 	if (my.op == TOUCH && !read_expiry(my.words[2]))
@@ -325,40 +326,22 @@ static const char *change_line(void)
 	return my.op <= CAS ? change_value() : change_item();
 }
 
-static const char *flush_all(void)
-{
-	my.expires = 0;
-	if (my.nr > 1 + my.noreply && !read_expiry(my.words[1]))
-		return bad_time;
-	items.flush_at = my.expires > 1 ? my.expires - 1 : 0;
-	items.flushes += my.expires <= 1;
-	return "OK\r\n";
-}
-
 static const char *stats(void)
 {
-	bool reset = my.nr > 1 && is_word(my.words[1], "reset");
 	struct evt_stats counters = {0};
-	struct stripe *stripe;
-	unsigned long sum;
-	unsigned i, k;
+	unsigned op;
 
-	if (my.nr > 1 && !reset)
+	if (my.nr > 1 && !is_word(my.words[1], "reset"))
 		return "ERROR\r\n";
-	for (k = 0; k < 2 * FLUSH_ALL; k++) {
-		for (i = 0, sum = 0; i < ITEM_STRIPES; i++) {
-			stripe = lock_stripe(i << 16);
-			sum += stripe->counts[k / 2][k % 2];
-			stripe->counts[k / 2][k % 2] *= !reset;
-			pthread_mutex_unlock(&stripe->lock);
-		}
-		if (!reset)
-			evt_conn_printf(my.conn, "STAT %s_%s %lu\r\n",
-				commands[k / 2] + 2, k % 2 ? "hits" : "misses",
-				sum);
-	}
-	if (reset)
+	if (my.nr > 1) {
+		reset_counts();
 		return "RESET\r\n";
+	}
+	for (op = 0; op < FLUSH_ALL; op++)
+		evt_conn_printf(my.conn,
+			"STAT %s_hits %lu\r\nSTAT %s_misses %lu\r\n",
+			commands[op] + 2, sum_of_counts(op, true),
+			commands[op] + 2, sum_of_counts(op, false));
 	evt_pool_stats(pool, &counters);
 	evt_conn_printf(my.conn,
 		"STAT pid %d\r\nSTAT time %u\r\nSTAT version " EVT_VERSION
@@ -386,7 +369,12 @@ static const char *run(void)
 			return bad_time;
 		return get(my.words[1].at + my.words[1].len);
 	case FLUSH_ALL:
-		return flush_all();
+		my.expires = 0;
+		if (my.nr > 1 + my.noreply && !read_expiry(my.words[1]))
+			return bad_time;
+		items.flush_at = my.expires > 1 ? my.expires - 1 : 0;
+		items.flushes += my.expires <= 1;
+		return "OK\r\n";
 	case VERBOSITY: /* there is no more to be said */
 		return read_number(my.words[1], &my.number, false) ? "OK\r\n"
 								   : bad_line;
@@ -466,18 +454,30 @@ static size_t on_data(
 		at += my.todo >> 1 < len ? my.todo >> 1 : len;
 		my.todo = at < my.last ? 0 : my.todo - (len << 1);
 	}
-	for (my.next = at; at < my.last && evt_conn_pending(conn) <= UNSENT;
-		at = my.next)
+	my.sent = 0;
+	for (my.next = at; at < my.last && !is_enough(); at = my.next)
 		if (!do_line())
 			break;
 	evt_conn_set_data(conn, (void *)my.todo);
+	if (my.sent > A_TURN) {
+		evt_conn_pause(conn);
+		evt_conn_set_timeout(conn, EVT_TIMEOUT_DEADLINE, 1);
+	}
 	return (size_t)(at - data);
+}
+
+static void on_timeout(struct evt_conn *conn, enum evt_reason reason, void *arg)
+{
+	(void)reason;
+	(void)arg;
+	evt_conn_resume(conn);
 }
 
 int main(int argc, char **argv)
 {
 	struct example example = {.url = "tcp://[::]:11211", .letter = 'm'};
-	struct evt_handlers handlers = {.on_data = on_data};
+	struct evt_handlers handlers = {
+		.on_data = on_data, .on_timeout = on_timeout};
 	struct evt_listen_options limits = {.first_byte_ms = -1, .idle_ms = -1};
 	struct evt_pool_options options = {0};
 	int status;

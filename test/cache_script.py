@@ -460,7 +460,7 @@ def slow(port, pid):
     value = b"VALUE b 0 %d\r\n" % length + b"v" * length + b"\r\n"
     before = memory_kb(pid)
     pipelined = b"get b\r\n" * (65536 // 7)
-    in_a_line = b"get" + b" b" * 3000 + b"\r\n"
+    in_a_line = b"get" + b" b" * 1000 + b"\r\n"
     socks = [connect(port), connect(port)]
     socks[0].sendall(pipelined)
     socks[1].sendall(in_a_line)
@@ -470,11 +470,18 @@ def slow(port, pid):
     most = memory_kb(pid)
     print("memory", before, "KB, while two do not read", most, "KB")
     bad = most - before > 16384
-    for sock, parts in ((socks[0], [value + b"END\r\n"] * 200),
-                        (socks[1], [value] * 3000 + [b"END\r\n"])):
+    for sock, parts in ((socks[0], [value + b"END\r\n"] * 100),
+                        (socks[1], [value] * 1000 + [b"END\r\n"])):
         with sock, sock.makefile("rb") as answers:
             for part in parts:
                 bad += answers.read(len(part)) != part
+            if sock is socks[1]:
+                sock.sendall(b"get nothing\r\n")
+                bad += answers.readline() != b"END\r\n"
+    # One that has ended its stream before it reads.
+    bad += exchange(port, b"get b\r\n" * 50) != (value + b"END\r\n") * 50
+    bad += exchange(port, b"get" + b" b" * 50 + b"\r\n") != (
+        value * 50 + b"END\r\n")
     most = memory_kb(pid)
     print("while they read", most, "KB;", bad, "wrong")
     return bad or most - before > 32768

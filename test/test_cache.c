@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #define SCRIPT "exec /usr/bin/python3 test/cache_script.py "
@@ -192,20 +193,26 @@ static long stat_of(int fd, const char *name)
 	return value;
 }
 
+static bool send_value(int fd, int nr, size_t len)
+{
+	static char bytes[1 << 20];
+	size_t head = (size_t)snprintf(
+		bytes, sizeof(bytes), "set key%d 0 0 %zu\r\n", nr, len);
+
+	memset(bytes + head, 'v', len);
+	memcpy(bytes + head + len, "\r\n", 2);
+	return send_all(fd, bytes, head + len + 2);
+}
+
 /* Stores a value of len bytes in key number nr, and asks for another. */
 static bool put(int fd, int nr, size_t len, int other)
 {
-	static char bytes[1 << 20];
+	char request[64];
 	char line[64];
-	size_t end = (size_t)snprintf(
-		bytes, sizeof(bytes), "set key%d 0 0 %zu\r\n", nr, len);
 
-	memset(bytes + end, 'v', len);
-	end += len;
-	end += (size_t)snprintf(bytes + end, sizeof(bytes) - end,
-		"\r\ntouch key%d 0\r\n", other);
-	return send_all(fd, bytes, end) && receives(fd, "STORED\r\n") &&
-		read_line(fd, line, sizeof(line));
+	snprintf(request, sizeof(request), "touch key%d 0\r\n", other);
+	return send_value(fd, nr, len) && says(fd, request) &&
+		receives(fd, "STORED\r\n") && read_line(fd, line, sizeof(line));
 }
 
 /* Ten times as much as fits is stored; 100 keys are asked for all the while. */
@@ -238,8 +245,8 @@ static void fill(int megabytes, bool *under, int *survivors)
 
 static void the_least_used_leave_above_the_limit(void **state)
 {
-	static const char *const options[] = {"-m1", "-m3"};
-	static const int megabytes[] = {1, 3};
+	static const char *const options[] = {"-m1", "-m2"};
+	static const int megabytes[] = {1, 2};
 	int survivors;
 	bool under;
 	int i;
@@ -271,6 +278,34 @@ static void a_megabyte_fits_into_one(void **state)
 	assert_true(stat_of(fd, "evictions") == 19);
 	close(fd);
 	end_cache();
+}
+
+/* No memory: it says so, keeps what there is, and goes on. */
+static void without_memory_it_says_so_and_goes_on(void **state)
+{
+	struct rlimit limit = {.rlim_max = RLIM_INFINITY};
+	char line[128] = "STORED\r\n";
+	int fd;
+	int i;
+
+	(void)state;
+	if (slowness() > 1)
+		skip(); /* what looks for errors needs the room */
+	start_cache("-m4096");
+	limit.rlim_cur = 400UL << 20;
+	assert_int_equal(prlimit(server.pid, RLIMIT_AS, &limit, NULL), 0);
+	fd = connect_to(server.port);
+	for (i = 0; i < 1000 && strcmp(line, "STORED\r\n") == 0; i++) {
+		assert_true(send_value(fd, i, 1000000));
+		assert_true(read_line(fd, line, sizeof(line)));
+	}
+	assert_string_equal(
+		line, "SERVER_ERROR out of memory storing object\r\n");
+	assert_true(i > 50);
+	assert_true(asks(fd, "delete key0\r\nset a 0 0 1\r\nb\r\nget a\r\n",
+		"DELETED\r\nSTORED\r\nVALUE a 0 1\r\nb\r\nEND\r\n"));
+	close(fd);
+	assert_int_equal(end_server(SIGTERM), 0);
 }
 
 /* Many at once */
@@ -433,6 +468,7 @@ int main(void)
 		PROGRAM_TEST(the_tools_of_libmemcached_work),
 		PROGRAM_TEST(the_least_used_leave_above_the_limit),
 		PROGRAM_TEST(a_megabyte_fits_into_one),
+		PROGRAM_TEST(without_memory_it_says_so_and_goes_on),
 		PROGRAM_TEST(nothing_is_lost_among_500_connections),
 		PROGRAM_TEST(wrong_usage_is_refused_with_2),
 		PROGRAM_TEST(signals_end_it_with_0),
