@@ -97,6 +97,10 @@ enum {
 	/* There is more to read than was read, and no event would tell. */
 	EVT_CONN_MORE = 1 << 23,
 
+	/* What is kept is to be handed over when the others have had a turn;
+	 * the wait for room, which comes at once, brings it. */
+	EVT_CONN_LATER = 1 << 24,
+
 	/* Where nothing more is read or written. */
 	EVT_CONN_OVER = EVT_CONN_CLOSING | EVT_CONN_ENDED | EVT_CONN_CLOSED
 };
@@ -150,6 +154,8 @@ struct evt_home {
 	struct evt_done done;
 	struct event deferred; /* settles what was touched outside of a turn */
 	bool is_deferred;
+
+	struct evt_conn *on_data; /* of which it runs; NULL: of none */
 
 	/* Small writes of this turn, all of one connection; NULL: none. */
 	struct evt_conn *gatherer;
@@ -256,7 +262,7 @@ void evt_conn_readable_(struct evt_conn *, bool to_end);
 /* Reads what there is, within bounds. */
 void evt_conn_read_(struct evt_conn *, bool to_end);
 
-/* RESUMED: hands over what is kept. */
+/* RESUMED or LATER: hands over what is kept. */
 void evt_conn_go_on_(struct evt_conn *);
 
 /* Waits for input and for room, as far as each is wanted now. */

@@ -86,6 +86,11 @@ static void on_ready(struct evt_conn *conn, uint32_t events)
 			evt_conn_connecting_(conn);
 		else
 			evt_conn_send_(conn);
+		if (conn->flags & EVT_CONN_LATER) {
+			conn->flags &= ~(uint32_t)EVT_CONN_LATER;
+			evt_conn_touch_(conn);
+			evt_conn_go_on_(conn);
+		}
 	}
 }
 

@@ -15,15 +15,17 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define READS_A_TURN 4    /* of a whole buffer; then others have their turn */
-#define INPUT_MIN    512  /* bytes of memory for a rest */
-#define INPUT_FREE   4096 /* room for what comes next, at least */
+#define READS_A_TURN 4 /* of a whole buffer; then others have their turn */
+#define SENT_A_TURN  (1UL << 20) /* bytes, while on_data is called again */
+#define INPUT_MIN    512         /* bytes of memory for a rest */
+#define INPUT_FREE   4096        /* room for what comes next, at least */
 
 static bool wants_input(const struct evt_conn *conn)
 {
 	return !(conn->flags &
-		(EVT_CONN_PAUSED | EVT_CONN_THROTTLED | EVT_CONN_EOF_SEEN |
-			EVT_CONN_CONNECTING | EVT_CONN_OVER));
+		(EVT_CONN_PAUSED | EVT_CONN_THROTTLED | EVT_CONN_LATER |
+			EVT_CONN_EOF_SEEN | EVT_CONN_CONNECTING |
+			EVT_CONN_OVER));
 }
 
 /* Closing, but not flushed: a peer that sends before it reads would not come to
@@ -44,6 +46,8 @@ void evt_conn_update_waits_(struct evt_conn *conn)
 		wanted |= EVT_CONN_READING;
 	if (!evt_conn_is_flushed_(conn) && !(conn->flags & EVT_CONN_RETRY))
 		wanted |= conn->flags & EVT_CONN_WRITING;
+	if ((conn->flags & (EVT_CONN_LATER | EVT_CONN_OVER)) == EVT_CONN_LATER)
+		wanted |= EVT_CONN_WRITING;
 	if (evt_conn_await_(conn, wanted) == -1)
 		evt_conn_fail_(conn, EVT_REASON_FAILED, ENOMEM);
 }
@@ -53,10 +57,16 @@ void evt_conn_update_waits_(struct evt_conn *conn)
 static bool may_deliver(const struct evt_conn *conn, size_t len)
 {
 	const uint32_t not_now = EVT_CONN_PAUSED | EVT_CONN_THROTTLED |
-		EVT_CONN_OVER;
+		EVT_CONN_LATER | EVT_CONN_OVER;
 
 	return len > 0 && !(conn->flags & not_now) &&
 		(len >= conn->want || conn->flags & EVT_CONN_EOF_SEEN);
+}
+
+static void put_off(struct evt_conn *conn)
+{
+	conn->flags |= EVT_CONN_LATER;
+	evt_conn_touch_(conn);
 }
 
 static size_t call_on_data(struct evt_conn *conn, const char *data, size_t len)
@@ -67,7 +77,9 @@ static size_t call_on_data(struct evt_conn *conn, const char *data, size_t len)
 	conn->want = 0;
 	if (!setup->handlers.on_data)
 		return len;
+	conn->home->on_data = conn;
 	used = setup->handlers.on_data(conn, data, len, setup->arg);
+	conn->home->on_data = NULL;
 	if (used <= len)
 		return used;
 	evt_log_(EVT_LOG_ERROR,
@@ -104,14 +116,23 @@ static void keep(struct evt_conn *conn, const char *data, size_t len)
 	input->len = len;
 }
 
+/* Who asks for much by little, and reads as fast as we send, must not have the
+ * worker for himself. */
 static void deliver(struct evt_conn *conn, const char *data, size_t len)
 {
+	atomic_ulong *sent = &evt_conn_counters_(conn)->bytes_out;
+	unsigned long before = atomic_load_explicit(sent, memory_order_relaxed);
 	size_t used = 1;
 
 	while (used > 0 && may_deliver(conn, len)) {
 		used = call_on_data(conn, data, len);
 		data += used;
 		len -= used;
+		if (used > 0 && len > 0 &&
+			atomic_load_explicit(sent, memory_order_relaxed) -
+					before >
+				SENT_A_TURN)
+			put_off(conn);
 	}
 	keep(conn, data, len);
 	if (len >= conn->setup->max_input && wants_input(conn)) {
@@ -130,7 +151,7 @@ static void tell_end(struct evt_conn *conn)
 		deliver(conn, conn->input->bytes, conn->input->len);
 	if (conn->flags &
 		(EVT_CONN_EOF_TOLD | EVT_CONN_OVER | EVT_CONN_PAUSED |
-			EVT_CONN_THROTTLED))
+			EVT_CONN_THROTTLED | EVT_CONN_LATER))
 		return;
 	keep(conn, NULL, 0);
 	conn->flags |= EVT_CONN_EOF_TOLD;
@@ -289,7 +310,8 @@ void evt_conn_resume(struct evt_conn *conn)
 		!(conn->flags & EVT_CONN_PAUSED))
 		return;
 	conn->flags &= ~(uint32_t)EVT_CONN_PAUSED;
-	conn->flags |= EVT_CONN_RESUMED;
+	conn->flags |= conn->home->on_data == conn ? EVT_CONN_LATER
+						   : EVT_CONN_RESUMED;
 	if (!(conn->flags & (EVT_CONN_GOT_BYTE | EVT_CONN_CLOSED))) {
 		conn->opened_ms = (uint32_t)evt_now_ms_();
 		evt_conn_schedule_(conn);

@@ -57,6 +57,8 @@ static void wait_for_room(struct evt_conn *conn)
 		conn->flags |= EVT_CONN_THROTTLED;
 		evt_conn_touch_(conn);
 	}
+	if (conn->flags & EVT_CONN_LATER)
+		evt_conn_touch_(conn);
 	if (conn->flags &
 		(EVT_CONN_WRITING | EVT_CONN_RETRY | EVT_CONN_CONNECTING))
 		return;

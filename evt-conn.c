@@ -321,6 +321,12 @@ static void call_what_is_due(struct evt_conn *conn)
 		if (setup->handlers.on_drain && !(conn->flags & EVT_CONN_OVER))
 			setup->handlers.on_drain(conn, setup->arg);
 	}
+	/* No room, which would bring it: then it is now. */
+	if (conn->flags & EVT_CONN_LATER && !evt_conn_is_flushed_(conn) &&
+		conn->home->gatherer != conn) {
+		conn->flags &= ~(uint32_t)EVT_CONN_LATER;
+		conn->flags |= EVT_CONN_RESUMED;
+	}
 	if (conn->flags & EVT_CONN_RESUMED) {
 		conn->flags &= ~(uint32_t)EVT_CONN_RESUMED;
 		evt_conn_go_on_(conn);

@@ -160,7 +160,8 @@ int evt_conn_at_eof(struct evt_conn *conn);
  * noticed that the peer leaves, before it is resumed or written to. */
 void evt_conn_pause(struct evt_conn *conn);
 
-/* Goes on; on_data comes soon with what is kept. */
+/* Goes on; on_data comes soon with what is kept. Paused and resumed in its own
+ * on_data: when the others have had a turn. */
 void evt_conn_resume(struct evt_conn *conn);
 
 /* Ending */

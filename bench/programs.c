@@ -3,7 +3,7 @@
  * those that people run: http and nginx, cache and memcached, proxy and
  * haproxy. CPU time, rate and p99 under several loads, and what an idle
  * connection to a cache costs. From the top of the tree; ROUNDS=n repeats it n
- * times instead of 7.
+ * times instead of 7, ONLY=text leaves out what has not that in its title.
  *
  * As in conns.c a round has both servers there, started anew, with two workers
  * or threads each; they take short turns under the same load, and what counts
@@ -567,10 +567,13 @@ static const char *why_skipped(const struct load *load)
 {
 	static char why[NR_CASES + 1][80];
 	static int nr_why;
+	const char *only = getenv("ONLY");
 	const char *needed[] = {load->contest->paths[OURS],
 		load->contest->paths[PEER], load->upstream,
 		load->client == WRK ? "wrk" : NULL};
 
+	if (only && !strstr(load->title, only))
+		return "not asked for";
 	for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
 		if (!needed[i] || is_there(needed[i]))
 			continue;

@@ -139,6 +139,101 @@ static void one_that_resumes_at_each_call_lets_others_have_their_turn(
 	others_have_their_turn(&handlers, do_nothing, send_on);
 }
 
+/* One that asks for much by little, and one that asks for little meanwhile */
+
+static int small_fd;
+static atomic_int before; /* calls for the one, before the other is heard */
+static atomic_bool heard;
+static size_t answer; /* bytes, for each byte that comes */
+static atomic_bool yields;
+
+static size_t answer_each(
+	struct evt_conn *conn, const char *data, size_t len, void *arg)
+{
+	(void)len, (void)arg;
+	if (*data == '?') {
+		atomic_store(&heard, true);
+		return 1;
+	}
+	if (atomic_fetch_add(&rounds, 1) == 0)
+		(void)!write(small_fd, "?", 1);
+	if (!atomic_load(&heard))
+		atomic_fetch_add(&before, 1);
+	evt_conn_write(conn, large, answer);
+	if (atomic_load(&yields)) {
+		evt_conn_pause(conn);
+		evt_conn_resume(conn);
+	}
+	return 1;
+}
+
+/* How often the one is called before the other is heard; all is answered. */
+static int calls_before_the_other(size_t bytes, bool yielding)
+{
+	const struct evt_handlers handlers = {
+		.on_open = note_open, .on_data = answer_each};
+	const int asked = 400;
+	pthread_t thread;
+	char many[400];
+	int fd;
+
+	answer = bytes;
+	atomic_store(&yields, yielding);
+	atomic_store(&rounds, 0);
+	atomic_store(&before, 0);
+	atomic_store(&heard, false);
+	memset(many, 'x', sizeof(many));
+	start_server(&handlers, NULL, 1);
+	small_fd = dial_and_wait();
+	fd = dial();
+	assert_int_equal(pthread_create(&thread, NULL, read_on, &fd), 0);
+	assert_true(send_all(fd, many, sizeof(many)));
+	assert_true(WAIT_FOR(atomic_load(&rounds) == asked));
+	assert_true(WAIT_FOR(atomic_load(&heard)));
+	shutdown(fd, SHUT_RDWR);
+	pthread_join(thread, NULL);
+	close(fd);
+	close(small_fd);
+	return atomic_load(&before);
+}
+
+/* After 1 MiB, or when its peer does not read as fast. */
+static void who_asks_for_much_lets_others_have_their_turn(void **state)
+{
+	(void)state;
+	assert_in_range(calls_before_the_other(65536, false), 1, 40);
+}
+
+static void who_pauses_and_resumes_comes_after_the_others(void **state)
+{
+	(void)state;
+	assert_in_range(calls_before_the_other(10, true), 1, 2);
+	assert_in_range(calls_before_the_other(100000, true), 1, 40);
+}
+
+/* Its peer reads nothing, so that there is no room to wait for. */
+static void a_pause_and_resume_goes_on_though_there_is_no_room(void **state)
+{
+	const struct evt_listen_options options = {
+		.high_mark = (size_t)-1, .max_output = (size_t)-1};
+	const struct evt_handlers handlers = {
+		.on_open = note_open, .on_data = answer_each};
+	int fd;
+
+	(void)state;
+	answer = LARGE;
+	atomic_store(&yields, true);
+	atomic_store(&rounds, 0);
+	start_server(&handlers, &options, 1);
+	small_fd = dial_and_wait();
+	fd = dial();
+	say(fd, "xxxxx");
+	assert_true(WAIT_FOR(atomic_load(&rounds) == 5));
+	assert_int_equal(hear_pattern(fd, 0, LARGE), LARGE);
+	close_with_reset(fd);
+	close(small_fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -147,6 +242,9 @@ int main(void)
 		SERVER_TEST(an_upload_lets_others_have_their_turn),
 		SERVER_TEST(
 			one_that_resumes_at_each_call_lets_others_have_their_turn),
+		SERVER_TEST(who_asks_for_much_lets_others_have_their_turn),
+		SERVER_TEST(who_pauses_and_resumes_comes_after_the_others),
+		SERVER_TEST(a_pause_and_resume_goes_on_though_there_is_no_room),
 	};
 
 	make_large();
