@@ -27,7 +27,7 @@
 #define MAX_REST  2048 /* of a line that has come in part, but for a get */
 #define MAX_WORDS 8
 #define LARGE     4096          /* bytes that are not worth a copy */
-#define A_TURN    (4UL << 20)   /* bytes; then others have theirs */
+#define A_TURN    (1UL << 20)   /* bytes; then others have theirs */
 #define UNSENT    (256UL << 10) /* bytes that are enough for now */
 
 /* GETS and GATS tell the cas, GAT and GATS touch. */
@@ -459,25 +459,17 @@ static size_t on_data(
 		if (!do_line())
 			break;
 	evt_conn_set_data(conn, (void *)my.todo);
-	if (my.sent > A_TURN) {
+	if (my.sent > A_TURN) { /* what is left comes after the others */
 		evt_conn_pause(conn);
-		evt_conn_set_timeout(conn, EVT_TIMEOUT_DEADLINE, 1);
+		evt_conn_resume(conn);
 	}
 	return (size_t)(at - data);
-}
-
-static void on_timeout(struct evt_conn *conn, enum evt_reason reason, void *arg)
-{
-	(void)reason;
-	(void)arg;
-	evt_conn_resume(conn);
 }
 
 int main(int argc, char **argv)
 {
 	struct example example = {.url = "tcp://[::]:11211", .letter = 'm'};
-	struct evt_handlers handlers = {
-		.on_data = on_data, .on_timeout = on_timeout};
+	struct evt_handlers handlers = {.on_data = on_data};
 	struct evt_listen_options limits = {.first_byte_ms = -1, .idle_ms = -1};
 	struct evt_pool_options options = {0};
 	int status;
