@@ -39,6 +39,7 @@ struct evt_setup {
 	size_t high_mark;
 	size_t low_mark;
 	size_t max_output;
+	bool reads_to_end; /* a short read does not tell that no more is there */
 	/* On the worker: a connection's descriptor is closed, and its struct
 	 * about to go. */
 	void (*on_gone)(struct evt_setup *, uint32_t source);
@@ -97,8 +98,7 @@ enum {
 	/* There is more to read than was read, and no event would tell. */
 	EVT_CONN_MORE = 1 << 23,
 
-	/* What is kept is to be handed over when the others have had a turn;
-	 * the wait for room, which comes at once, brings it. */
+	/* What is kept is to be handed over when the others have had a turn. */
 	EVT_CONN_LATER = 1 << 24,
 
 	/* Where nothing more is read or written. */
@@ -151,6 +151,7 @@ struct evt_home {
 	/* Touched in this turn, in that order. */
 	struct evt_conn *first_touched;
 	struct evt_conn *last_touched;
+	struct evt_conn *first_later; /* LATER, linked by next_touched */
 	struct evt_done done;
 	struct event deferred; /* settles what was touched outside of a turn */
 	bool is_deferred;
@@ -202,6 +203,9 @@ void evt_conn_fail_(struct evt_conn *, enum evt_reason, int error);
 
 /* The peer or the network has ended it: error says how. */
 void evt_conn_break_(struct evt_conn *, int error);
+
+/* LATER: their turn has come. */
+void evt_home_recall_(struct evt_home *);
 
 /* The hook: what the turn left to do. */
 void evt_home_settle_(struct evt_worker *);

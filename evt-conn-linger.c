@@ -141,8 +141,9 @@ bool evt_conn_linger_(struct evt_conn *conn)
 	struct evt_home *home = conn->home;
 	uint32_t now_ms = home->worker->now_ms;
 
-	if (conn->flags & needless || home->nr_lingering >= LINGER_MAX ||
-		shutdown(conn->fd, SHUT_WR) == -1)
+	/* In this order: the shutdown sends what MSG_MORE has kept back. */
+	if (conn->flags & needless || shutdown(conn->fd, SHUT_WR) == -1 ||
+		home->nr_lingering >= LINGER_MAX)
 		return false;
 	conn->flags |= EVT_CONN_LINGERING;
 	conn->opened_ms = now_ms;

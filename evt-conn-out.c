@@ -101,6 +101,7 @@ static int try_one(struct evt_conn *conn, const struct address *address)
 
 	if (fd == -1)
 		return errno;
+	conn->setup->reads_to_end = addr->sa_family == AF_UNIX;
 	if (connect(fd, addr, address->len) == -1 && errno != EINPROGRESS &&
 		errno != EINTR) {
 		error = errno;

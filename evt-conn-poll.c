@@ -16,7 +16,8 @@
  * some 2 % of a small request. So whoever reads must go on until a read is
  * short, or have the kernel look again (EVT_CONN_MORE). After a short read
  * there may yet be an end of the stream, which EPOLLRDHUP announces, or bytes
- * behind urgent ones, where recv(2) stops: EPOLLPRI.
+ * behind urgent ones, where recv(2) stops: EPOLLPRI. On a unix socket it stops
+ * behind a descriptor that was passed too: there each read goes to the end.
  */
 #include "evt-conn-internal.h"
 
@@ -86,11 +87,6 @@ static void on_ready(struct evt_conn *conn, uint32_t events)
 			evt_conn_connecting_(conn);
 		else
 			evt_conn_send_(conn);
-		if (conn->flags & EVT_CONN_LATER) {
-			conn->flags &= ~(uint32_t)EVT_CONN_LATER;
-			evt_conn_touch_(conn);
-			evt_conn_go_on_(conn);
-		}
 	}
 }
 

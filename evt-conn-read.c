@@ -46,8 +46,6 @@ void evt_conn_update_waits_(struct evt_conn *conn)
 		wanted |= EVT_CONN_READING;
 	if (!evt_conn_is_flushed_(conn) && !(conn->flags & EVT_CONN_RETRY))
 		wanted |= conn->flags & EVT_CONN_WRITING;
-	if ((conn->flags & (EVT_CONN_LATER | EVT_CONN_OVER)) == EVT_CONN_LATER)
-		wanted |= EVT_CONN_WRITING;
 	if (evt_conn_await_(conn, wanted) == -1)
 		evt_conn_fail_(conn, EVT_REASON_FAILED, ENOMEM);
 }
@@ -249,6 +247,7 @@ void evt_conn_read_(struct evt_conn *conn, bool to_end)
 	enum got got = ALL;
 	int reads = 0;
 
+	to_end = to_end || conn->setup->reads_to_end;
 	while (got == ALL || (got == LESS && to_end)) {
 		if (!wants_input(conn) || reads++ == READS_A_TURN) {
 			conn->flags |= EVT_CONN_MORE;

@@ -17,7 +17,7 @@ static bool has_unread(const struct evt_conn *conn)
 bool evt_conn_is_idle_(const struct evt_conn *conn)
 {
 	const uint32_t busy = EVT_CONN_CONNECTING | EVT_CONN_PAUSED |
-		EVT_CONN_THROTTLED | EVT_CONN_OVER;
+		EVT_CONN_THROTTLED | EVT_CONN_LATER | EVT_CONN_OVER;
 
 	return !(conn->flags & busy) && !conn->input &&
 		evt_conn_is_flushed_(conn) &&
@@ -121,6 +121,7 @@ void evt_home_lose_(struct evt_worker *worker)
 	struct evt_home *home = worker->state;
 	int state = evt_callback_begin_(worker);
 
+	evt_home_recall_(home);
 	each(home, lose);
 	evt_callback_end_(worker, state);
 	/* There are no later turns in which the rest would be settled. */

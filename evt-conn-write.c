@@ -57,8 +57,6 @@ static void wait_for_room(struct evt_conn *conn)
 		conn->flags |= EVT_CONN_THROTTLED;
 		evt_conn_touch_(conn);
 	}
-	if (conn->flags & EVT_CONN_LATER)
-		evt_conn_touch_(conn);
 	if (conn->flags &
 		(EVT_CONN_WRITING | EVT_CONN_RETRY | EVT_CONN_CONNECTING))
 		return;
@@ -223,8 +221,11 @@ static int flush(struct evt_conn *conn, bool more)
 /* The end of the stream, if it is the next thing, goes in the same packet. */
 void evt_home_flush_(struct evt_home *home)
 {
-	flush(home->gatherer,
-		home->gatherer->flags & (EVT_CONN_CLOSING | EVT_CONN_FINISH));
+	struct evt_conn *conn = home->gatherer;
+	bool ends = conn->flags & (EVT_CONN_CLOSING | EVT_CONN_FINISH);
+
+	/* A reset would destroy it. */
+	flush(conn, ends && !(conn->flags & (EVT_CONN_ENDED | EVT_CONN_RESET)));
 }
 
 /* Makes room in the worker's buffer: it is this connection's now. */
@@ -235,7 +236,7 @@ static bool may_gather(struct evt_conn *conn, size_t len)
 	if (len >= LARGE)
 		return false;
 	if (home->gatherer && home->gatherer != conn)
-		evt_home_flush_(home);
+		flush(home->gatherer, false); /* its end may be far off */
 	if (!home->gatherer) {
 		home->gatherer = conn;
 		home->gathered = 0;

@@ -28,6 +28,7 @@ static void on_deferred(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	home->is_deferred = false;
+	evt_home_recall_(home);
 	evt_callback_end_(home->worker, state);
 }
 
@@ -321,15 +322,31 @@ static void call_what_is_due(struct evt_conn *conn)
 		if (setup->handlers.on_drain && !(conn->flags & EVT_CONN_OVER))
 			setup->handlers.on_drain(conn, setup->arg);
 	}
-	/* No room, which would bring it: then it is now. */
-	if (conn->flags & EVT_CONN_LATER && !evt_conn_is_flushed_(conn) &&
-		conn->home->gatherer != conn) {
-		conn->flags &= ~(uint32_t)EVT_CONN_LATER;
-		conn->flags |= EVT_CONN_RESUMED;
-	}
 	if (conn->flags & EVT_CONN_RESUMED) {
 		conn->flags &= ~(uint32_t)EVT_CONN_RESUMED;
 		evt_conn_go_on_(conn);
+	}
+}
+
+/* LATER: its turn comes by the timer, when the others have had theirs. */
+static void put_off(struct evt_conn *conn)
+{
+	struct evt_home *home = conn->home;
+
+	conn->flags |= EVT_CONN_TOUCHED;
+	conn->next_touched = home->first_later;
+	home->first_later = conn;
+}
+
+void evt_home_recall_(struct evt_home *home)
+{
+	struct evt_conn *conn;
+
+	while ((conn = home->first_later)) {
+		home->first_later = conn->next_touched;
+		conn->flags &= ~(uint32_t)(EVT_CONN_TOUCHED | EVT_CONN_LATER);
+		conn->flags |= EVT_CONN_RESUMED;
+		evt_conn_touch_(conn);
 	}
 }
 
@@ -354,6 +371,10 @@ static void settle(struct evt_conn *conn)
 		finish_stream(conn);
 	} else if (conn->home->gatherer == conn) {
 		evt_conn_touch_(conn); /* again, when that is sent */
+		return;
+	}
+	if (conn->flags & EVT_CONN_LATER) {
+		put_off(conn);
 		return;
 	}
 	evt_conn_update_waits_(conn);
@@ -392,7 +413,8 @@ void evt_home_settle_(struct evt_worker *worker)
 	} while ((conn || home->gatherer || home->done.first) &&
 		++rounds < ROUNDS_A_TURN);
 	/* After the others, so by a timer, whose place is reserved. */
-	if (rounds == ROUNDS_A_TURN && !home->is_deferred)
+	if ((rounds == ROUNDS_A_TURN || home->first_later) &&
+		!home->is_deferred)
 		home->is_deferred = event_add(&home->deferred, &at_once) == 0;
 	if (home->first_lingering)
 		evt_home_look_at_line_(home);

@@ -97,7 +97,8 @@ struct evt_handlers {
 	 * not paused). */
 	void (*on_stop)(struct evt_conn *conn, void *arg);
 
-	/* It has ended. The last call for conn. */
+	/* It has ended. The last call for conn. What was written last may wait
+	 * for it to return, to go out together with the end of the stream. */
 	void (*on_close)(
 		struct evt_conn *conn, enum evt_reason reason, void *arg);
 

@@ -71,6 +71,21 @@ static void set_port(struct sockaddr_storage *addr, int port)
 	in->sin_port = htons((uint16_t)port);
 }
 
+/* With reuseport another process of the same user could listen there too, and
+ * take half of the clients without anybody's notice. */
+static int check_is_free(
+	const struct sockaddr *addr, socklen_t len, const char **step)
+{
+	const struct evt_net_listen how = {
+		.socktype = SOCK_STREAM, .bound_only = true};
+	int fd = evt_net_listen_(addr, len, &how, step);
+
+	if (fd == -1)
+		return -1;
+	close(fd);
+	return 0;
+}
+
 static int open_all(struct evt_listener *listener, const struct sockaddr *addr,
 	socklen_t len, const char **step)
 {
@@ -78,6 +93,8 @@ static int open_all(struct evt_listener *listener, const struct sockaddr *addr,
 	int i;
 
 	memcpy(&copy, addr, len);
+	if (listener->options.reuseport && check_is_free(addr, len, step) == -1)
+		return -1;
 	for (i = 0; i < listener->nr_sockets; i++) {
 		if (open_one(listener, &listener->sockets[i],
 			    (struct sockaddr *)&copy, len, step) == -1) {
@@ -143,6 +160,7 @@ static int open_unix(struct evt_listener *listener, const struct evt_url *url,
 		return evt_fault_(errno, "evt_listen on %s: %s", text, step);
 	snprintf(acceptor->where, sizeof(acceptor->where), "%s", text);
 	evt_acceptor_take_(acceptor, fd, SOCK_STREAM);
+	listener->setup.reads_to_end = true;
 	listener->port = -1;
 	return 0;
 }

@@ -42,10 +42,11 @@ int evt_net_bind_(const struct sockaddr *addr, socklen_t len, int socktype,
 
 struct evt_net_listen {
 	int socktype;
-	int backlog;    /* of a stream; INT_MAX: the system's maximum */
-	bool reuseport; /* others of ours share the address */
-	bool keepalive; /* what is accepted notices a peer that is dead */
-	int defer_s;    /* accepted once it has sent something, or after so long
+	int backlog;     /* of a stream; INT_MAX: the system's maximum */
+	bool bound_only; /* a stream that does not listen */
+	bool reuseport;  /* others of ours share the address */
+	bool keepalive;  /* what is accepted notices a peer that is dead */
+	int defer_s; /* accepted once it has sent something, or after so long
 			   without; 0: at once */
 };
 

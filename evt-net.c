@@ -237,7 +237,8 @@ int evt_net_listen_(const struct sockaddr *addr, socklen_t len,
 		goto failed;
 	*step = "listen";
 	/* The kernel lowers a longer backlog to net.core.somaxconn. */
-	if (how->socktype == SOCK_STREAM && listen(fd, how->backlog) == -1)
+	if (how->socktype == SOCK_STREAM && !how->bound_only &&
+		listen(fd, how->backlog) == -1)
 		goto failed;
 	return fd;
 failed:

@@ -472,20 +472,14 @@ int main(int argc, char **argv)
 	struct evt_handlers handlers = {.on_data = on_data};
 	struct evt_listen_options limits = {.first_byte_ms = -1, .idle_ms = -1};
 	struct evt_pool_options options = {0};
-	int status;
 
 	example.usage = "[-m MB]";
 	example.value = "64";
 	example = example_options(example, argc, argv);
-	status = example_number(&example, example.value, 1 << 20);
-	init_items((size_t)status << 20);
+	init_items(
+		(size_t)example_number(&example, example.value, 1 << 20) << 20);
 	options.workers = example.workers;
 	pool = evt_pool_new(&options);
 	limits.max_input = MAX_ITEM + (128UL << 10);
-	status = example_listening(&example,
-		evt_listen(pool, example.url, &handlers, &limits, NULL));
-	if (status == 0 && evt_pool_run(pool) == -1)
-		status = 1;
-	evt_pool_free(pool);
-	return status;
+	return example_serve(&example, pool, &handlers, &limits);
 }

@@ -24,12 +24,6 @@ int main(int argc, char **argv)
 		(struct example){.url = "tcp://[::]:9999"}, argc, argv);
 	struct evt_pool_options options = {.workers = example.workers};
 	struct evt_handlers handlers = {.on_data = echo};
-	struct evt_pool *pool = evt_pool_new(&options);
-	int status = example_listening(
-		&example, evt_listen(pool, example.url, &handlers, NULL, NULL));
 
-	if (status == 0 && evt_pool_run(pool) == -1)
-		status = 1;
-	evt_pool_free(pool);
-	return status;
+	return example_serve(&example, evt_pool_new(&options), &handlers, NULL);
 }

@@ -5,12 +5,8 @@
  *	struct example example = example_options(
  *		(struct example){.url = "tcp://[::]:9999"}, argc, argv);
  *	...
- *	listener = evt_listen(pool, example.url, ...);
- *	status = example_listening(&example, listener);
- *	if (status == 0 && evt_pool_run(pool) == -1)
- *		status = 1;
- *	evt_pool_free(pool);
- *	return status;
+ *	pool = evt_pool_new(&options);
+ *	return example_serve(&example, pool, &handlers, &limits);
  *
  * The status is 0 after SIGINT or SIGTERM, 2 if an argument was wrong, 1 if it
  * could not listen or serve; the library has said why.
@@ -35,6 +31,7 @@ struct example {
 	int connects;      /* not 0: takes a second URL, both must be given */
 
 	const char *name;  /* of the program */
+	const char *usual; /* the url that no argument has said; or NULL */
 	const char *value; /* of its own option; NULL: not given */
 	const char *to;    /* the second URL */
 	int workers;       /* 0: one for each CPU */
@@ -50,8 +47,8 @@ static inline int example_usage(
 	fprintf(to,
 		"URL: tcp://[::]:9999, tcp://127.0.0.1:0, unix:/path, "
 		"unix:@name%s%s\n",
-		example->url ? "; if not given: " : "",
-		example->url ? example->url : "");
+		example->usual ? "\nif not given: " : "",
+		example->usual ? example->usual : "");
 	return status;
 }
 
@@ -75,6 +72,7 @@ static inline struct example example_options(
 	int option;
 
 	example.name = argv[0];
+	example.usual = example.url;
 	while ((option = getopt(argc, argv, letters)) != -1) {
 		if (option == 'h')
 			exit(example_usage(&example, stdout, 0));
@@ -122,6 +120,20 @@ static inline int example_listening(
 			url, evt_listener_port(listener));
 	fflush(stdout);
 	return 0;
+}
+
+/* Listens, serves until a signal, frees the pool: the status to end with. */
+static inline int example_serve(const struct example *example,
+	struct evt_pool *pool, const struct evt_handlers *handlers,
+	const struct evt_listen_options *limits)
+{
+	int status = example_listening(example,
+		evt_listen(pool, example->url, handlers, limits, NULL));
+
+	if (status == 0 && evt_pool_run(pool) == -1)
+		status = 1;
+	evt_pool_free(pool);
+	return status;
 }
 
 #endif /* EXAMPLE_H */

@@ -28,12 +28,14 @@ enum {
 	RANGE,
 	IF_RANGE,
 	IF_MODIFIED,
+	IF_NONE,
 	EXPECT,
 	NOTHING,
 	PARTS
 };
 static const char *const request_names[] = {"", "Host", "Transfer-Encoding",
-	"Range", "If-Range", "If-Modified-Since", "Expect", ""};
+	"Range", "If-Range", "If-Modified-Since", "If-None-Match", "Expect",
+	""};
 
 struct request {
 	llhttp_t parser;

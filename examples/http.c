@@ -114,7 +114,8 @@ static void send_file(struct evt_conn *conn, const struct request *request,
 
 	files_find(&file, root, path, query);
 	if (file.status == 200)
-		files_select(&file, &part[IF_MODIFIED],
+		files_select(&file,
+			&part[part[IF_NONE].at ? NOTHING : IF_MODIFIED],
 			&part[get ? RANGE : NOTHING], &part[IF_RANGE]);
 	if (file.status > 206 && file.status != 304)
 		send_text(conn, request, file.status, file.head);
@@ -214,8 +215,6 @@ int main(int argc, char **argv)
 		.idle_ms = IDLE_MS,
 		.speak_first = 1,
 		.reuseport = strncmp(example.url, "tcp:", 4) == 0};
-	struct evt_pool *pool;
-	int status;
 
 	if (example.value)
 		root = open(example.value, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -224,11 +223,6 @@ int main(int argc, char **argv)
 			strerror(errno));
 		return 2;
 	}
-	pool = evt_pool_new(&options);
-	status = example_listening(&example,
-		evt_listen(pool, example.url, &handlers, &limits, NULL));
-	if (status == 0 && evt_pool_run(pool) == -1)
-		status = 1;
-	evt_pool_free(pool);
-	return status;
+	return example_serve(
+		&example, evt_pool_new(&options), &handlers, &limits);
 }

@@ -232,18 +232,11 @@ int main(int argc, char **argv)
 		.first_byte_ms = -1,
 		.idle_ms = IDLE_MS,
 		.reuseport = strncmp(example.url, "unix:", 5) != 0};
-	struct evt_pool *pool;
-	int status;
 
 	if (!set_target(example.to)) {
 		tell("not tcp://HOST:PORT or unix:/PATH");
 		return example_usage(&example, stderr, 2);
 	}
-	pool = evt_pool_new(&options);
-	status = example_listening(&example,
-		evt_listen(pool, example.url, &handlers, &limits, NULL));
-	if (status == 0 && evt_pool_run(pool) == -1)
-		status = 1;
-	evt_pool_free(pool);
-	return status;
+	return example_serve(
+		&example, evt_pool_new(&options), &handlers, &limits);
 }

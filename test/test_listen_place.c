@@ -345,6 +345,25 @@ static void a_group_does_not_share_its_port_with_a_stranger(void **state)
 	stop_server();
 }
 
+/* The kernel would let two of one user's share the port. */
+static void a_port_that_others_share_is_taken(void **state)
+{
+	const struct evt_listen_options options = {.reuseport = 1};
+	struct evt_pool *other = evt_pool_new(NULL);
+	char url[40];
+
+	(void)state;
+	start_echo(&options, 2);
+	snprintf(url, sizeof(url), "tcp://127.0.0.1:%d", server.port);
+	errno = 0;
+	assert_null(evt_listen(other, url, &echo_handlers, &options, NULL));
+	assert_int_equal(errno, EADDRINUSE);
+	assert_true(log_has("Address already in use"));
+	evt_pool_free(other);
+	assert_true(serves(server.port));
+	end_server();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -364,6 +383,7 @@ int main(void)
 		SERVER_TEST(a_socket_of_its_own_is_waited_for_without_libevent),
 		SERVER_TEST(each_socket_of_a_group_is_closed_with_it),
 		SERVER_TEST(a_group_does_not_share_its_port_with_a_stranger),
+		SERVER_TEST(a_port_that_others_share_is_taken),
 	};
 
 	return ledger_run("listen_place", tests);
