@@ -39,7 +39,7 @@ struct evt_setup {
 	size_t high_mark;
 	size_t low_mark;
 	size_t max_output;
-	bool reads_to_end; /* a short read does not tell that no more is there */
+	bool reads_to_end; /* more may be there after a short read */
 	/* On the worker: a connection's descriptor is closed, and its struct
 	 * about to go. */
 	void (*on_gone)(struct evt_setup *, uint32_t source);

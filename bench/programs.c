@@ -3,12 +3,12 @@
  * those that people run: http and nginx, cache and memcached, proxy and
  * haproxy. CPU time, rate and p99 under several loads, and what an idle
  * connection to a cache costs. From the top of the tree; ROUNDS=n repeats it n
- * times instead of 7, ONLY=text leaves out what has not that in its title.
+ * times instead of 7, ONLY=text runs what has that text in its title.
  *
  * As in conns.c a round has both servers there, started anew, with two workers
  * or threads each; they take short turns under the same load, and what counts
- * are medians of the rounds and of their ratios. Turns before the first do not
- * count. The CPU time is that of the server and of the processes it has
+ * are medians of the rounds and of their ratios. Each is warmed up first, which
+ * does not count. The CPU time is that of the server and of the processes it has
  * started, read before and after each turn; connecting is in it for wrk, whose
  * turns begin with 64 connects, and where short connections are the load.
  *
@@ -33,6 +33,7 @@
 #define MAX_GOALS    3
 #define NR_CASES     (int)(sizeof(loads) / sizeof(loads[0]))
 
+static const char not_asked_for[] = "not asked for";
 static const char files[] = PEER_FOLDER "/files";
 
 enum { OURS, PEER, NR_SIDES };
@@ -475,6 +476,8 @@ static void print_load(struct load *load, int rounds)
 	const struct contest *contest = load->contest;
 
 	results_table(contest->names[OURS], load->title);
+	if (load->skipped == not_asked_for)
+		return;
 	if (load->skipped) {
 		printf("%s: skipped: %s\n\n", load->title, load->skipped);
 		results_skipped(contest->names[PEER], load->skipped);
@@ -539,6 +542,8 @@ static void print_idle(const char *skipped)
 	double bytes[NR_SIDES];
 
 	results_table(caches.names[OURS], idle.title);
+	if (skipped == not_asked_for)
+		return;
 	if (skipped) {
 		printf("%s: skipped: %s\n\n", idle.title, skipped);
 		results_skipped(caches.names[PEER], skipped);
@@ -573,7 +578,7 @@ static const char *why_skipped(const struct load *load)
 		load->client == WRK ? "wrk" : NULL};
 
 	if (only && !strstr(load->title, only))
-		return "not asked for";
+		return not_asked_for;
 	for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
 		if (!needed[i] || is_there(needed[i]))
 			continue;

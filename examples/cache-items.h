@@ -31,7 +31,7 @@
 #define HASH_BKT_CAPACITY_THRESH 4U /* items of a bucket; 10 are slow */
 
 #define ITEM_STRIPES 64
-#define ITEM_KINDS   20 /* of those who look for one */
+#define ITEM_KINDS   20 /* of commands, counted each for itself */
 
 struct text {
 	const char *at;
@@ -52,7 +52,7 @@ struct item {
 
 struct stripe {
 	_Alignas(64) pthread_mutex_t lock;
-	struct item *table;                  /* the first has been there most */
+	struct item *table;                  /* the first is the oldest */
 	unsigned long cas;                   /* the last given */
 	unsigned long counts[ITEM_KINDS][2]; /* not found, and found */
 };

@@ -30,7 +30,8 @@
 #define A_TURN    (1UL << 20)   /* bytes; then others have theirs */
 #define UNSENT    (256UL << 10) /* bytes that are enough for now */
 
-/* GETS and GATS tell the cas, GAT and GATS touch. */
+/* In this order, which code compares: those that get, those with a value, those
+ * that count, the rest. GETS and GATS tell the cas, GAT and GATS touch. */
 /* clang-format off */
 enum op {
 	GET, GETS, GAT, GATS, SET, ADD, REPLACE, APPEND, PREPEND, CAS, INCR,
@@ -38,11 +39,15 @@ enum op {
 };
 /* clang-format on */
 
-/* Each with its least and most words. */
-static const char *const commands[] = {"28get", "28gets", "28gat", "28gats",
-	"56set", "56add", "56replace", "56append", "56prepend", "67cas",
-	"34incr", "34decr", "34touch", "24delete", "13flush_all", "23verbosity",
-	"18stats", "18version", "18quit"};
+static const struct {
+	const char *name;
+	int least, most; /* words, its own among them */
+} commands[] = {{"get", 2, 8}, {"gets", 2, 8}, {"gat", 2, 8}, {"gats", 2, 8},
+	{"set", 5, 6}, {"add", 5, 6}, {"replace", 5, 6}, {"append", 5, 6},
+	{"prepend", 5, 6}, {"cas", 6, 7}, {"incr", 3, 4}, {"decr", 3, 4},
+	{"touch", 3, 4}, {"delete", 2, 4}, {"flush_all", 1, 3},
+	{"verbosity", 2, 3}, {"stats", 1, 8}, {"version", 1, 8},
+	{"quit", 1, 8}};
 
 static const char bad_line[] = "CLIENT_ERROR bad command line format\r\n";
 static const char bad_time[] = "CLIENT_ERROR invalid exptime argument\r\n";
@@ -56,7 +61,9 @@ static __thread struct {
 	uint32_t now;
 	size_t sent;
 	uintptr_t todo; /* bytes to skip << 1 | 1, or keys that are done << 1 */
-	const char *line, *end, *next, *last; /* it; the next; all there is */
+	const char *line, *end; /* the line, and its end */
+	const char *next;       /* what follows; NULL: it comes again */
+	const char *last;       /* the end of all that came */
 	struct text words[MAX_WORDS];
 	int nr; /* of words */
 	enum op op;
@@ -82,8 +89,8 @@ static struct text next_word(const char *at)
 	return (struct text){at, (size_t)((end ? end : my.end) - at)};
 }
 
-/* As strtoul does, and strtol, of a word that no digit follows: white space may
- * be before it, and after it with anything. */
+/* As strtoul or strtol read it: white space may be before it; behind it is the
+ * end of the word, or white space and anything. No digit follows the word. */
 static bool read_number(struct text word, unsigned long *number, bool is_signed)
 {
 	const char *end = word.at + word.len;
@@ -340,8 +347,8 @@ static const char *stats(void)
 	for (op = 0; op < FLUSH_ALL; op++)
 		evt_conn_printf(my.conn,
 			"STAT %s_hits %lu\r\nSTAT %s_misses %lu\r\n",
-			commands[op] + 2, sum_of_counts(op, true),
-			commands[op] + 2, sum_of_counts(op, false));
+			commands[op].name, sum_of_counts(op, true),
+			commands[op].name, sum_of_counts(op, false));
 	evt_pool_stats(pool, &counters);
 	evt_conn_printf(my.conn,
 		"STAT pid %d\r\nSTAT time %u\r\nSTAT version " EVT_VERSION
@@ -405,13 +412,14 @@ static bool split(void)
 		return false;
 	word = my.words[my.nr - 1];
 	my.op = GET;
-	while (my.op < NR_OPS && !is_word(my.words[0], commands[my.op] + 2))
+	while (my.op < NR_OPS && !is_word(my.words[0], commands[my.op].name))
 		my.op++;
+	/* memcached says ERROR to what begins as its own commands do. */
 	if (my.op == NR_OPS && !strchr("gsacidt", *my.words[0].at) &&
 		strncmp(word.at, "HTTP/", 5) == 0)
 		my.op = QUIT; /* a browser: what else it says is no command */
-	if (my.op == NR_OPS || my.nr < commands[my.op][0] - '0' ||
-		my.nr > commands[my.op][1] - '0')
+	if (my.op == NR_OPS || my.nr < commands[my.op].least ||
+		my.nr > commands[my.op].most)
 		return false;
 	my.noreply = my.op >= SET && my.op < STATS &&
 		my.nr > 1 + (my.op == DELETE) && is_word(word, "noreply");

@@ -1,7 +1,6 @@
 /*
  * files.h: what a web server has to know of files: which one a URL means and
- * what kind it is, how HTTP writes a date, which part of it is asked for. Plain
- * functions over plain arguments.
+ * what kind it is, how HTTP writes a date, which part of it is asked for.
  */
 #ifndef FILES_H
 #define FILES_H
@@ -12,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stddef.h>
 #include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,6 +68,9 @@ static inline const char *files_type(const char *name)
 		{"css", "text/css; charset=utf-8"},
 		{"js", "text/javascript; charset=utf-8"},
 		{"txt", "text/plain; charset=utf-8"},
+		{"c", "text/plain; charset=utf-8"},
+		{"h", "text/plain; charset=utf-8"},
+		{"md", "text/plain; charset=utf-8"},
 		{"json", "application/json"}, {"pdf", "application/pdf"},
 		{"wasm", "application/wasm"}, {"xml", "application/xml"},
 		{"svg", "image/svg+xml"}, {"png", "image/png"},
@@ -146,7 +149,7 @@ static inline void files_find(struct file *file, int root,
 	char *end;
 	size_t slashes;
 
-	memset(file, 0, sizeof(*file) - sizeof(file->head));
+	memset(file, 0, offsetof(struct file, head));
 	file->head[0] = '\0';
 	file->fd = -1;
 	file->status = 400;

@@ -1,12 +1,13 @@
 /*
  * http: a web server for HTTP/1.1 (RFC 9110, 9112): files, or one short answer.
  *
- * Start it:	examples/http -r /usr/share/doc	(Ctrl-C ends it)
- * Try it:	curl -v http://localhost:8080/
+ * Start it:	examples/http -r examples	(Ctrl-C ends it)
+ * Try it:	curl -v http://localhost:8080/http.c
  *
  * A request is parsed where it lies, in the bytes that on_data gets. One that
- * is not whole is left there, and comes again with what follows: nothing of it
- * is kept by us, and a connection that waits has no memory of ours.
+ * is not whole is left there, and comes again with what follows, to be parsed
+ * anew, for 10 seconds and 80 KiB at most: nothing of it is kept by us, and a
+ * connection that waits has no memory of ours.
  */
 #include "example.h"
 #include "files.h"
@@ -17,7 +18,8 @@
 
 static int root = -1; /* the folder of -r */
 
-/* The data of a connection that has sent a part of a request. */
+/* What evt_conn_data of a connection is, by its address alone; NULL: between
+ * two requests. */
 static char waits[] = "waits", told[] = "told to send the body";
 
 /* Answering */
@@ -205,7 +207,8 @@ int main(int argc, char **argv)
 {
 	struct example example = example_options(
 		(struct example){.url = "tcp://[::]:8080",
-			.usage = "[-r DIR]",
+			.usage = "[-r DIR]\nDIR: the folder whose files are "
+				 "served; without it / is answered with OK",
 			.letter = 'r'},
 		argc, argv);
 	struct evt_pool_options options = {.workers = example.workers};

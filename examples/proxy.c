@@ -13,6 +13,7 @@
 
 #include <arpa/inet.h>
 #include <event2/dns.h>
+#include <netdb.h>
 #include <stdbool.h>
 
 #define HELD_MAX   65536UL       /* the default low mark: see on_drain */
@@ -70,7 +71,7 @@ static void on_answer(int error, struct addrinfo *addrs, void *arg)
 	if (!pair->client) {
 		free(pair); /* it was cancelled */
 	} else if (error) {
-		tell(evutil_gai_strerror(error));
+		tell(gai_strerror(error));
 		evt_conn_abort(pair->client);
 	} else {
 		evt_conn_set_timeout(pair->client, EVT_TIMEOUT_DEADLINE, -1);
@@ -108,7 +109,7 @@ static void on_open(struct evt_conn *conn, void *arg)
 	}
 	pair->lookup = evdns_getaddrinfo(
 		dns, target.host, target.port, &hints, on_answer, pair);
-	if (!pair->lookup) /* /etc/hosts had it, and on_answer was called */
+	if (!pair->lookup) /* on_answer was called: in /etc/hosts, or failed */
 		return;
 	evt_conn_pause(conn);
 	evt_conn_set_timeout(conn, EVT_TIMEOUT_DEADLINE, CONNECT_MS);
@@ -228,6 +229,7 @@ int main(int argc, char **argv)
 	struct evt_pool_options options = {
 		.workers = example.workers, .on_worker_stop = on_worker_stop};
 	struct evt_listen_options limits = {
+		/* Two descriptors each, and a fifth for what lingers. */
 		.max_conns = (int)(sysconf(_SC_OPEN_MAX) * 2 / 5),
 		.first_byte_ms = -1,
 		.idle_ms = IDLE_MS,
