@@ -8,9 +8,9 @@
  * As in conns.c a round has both servers there, started anew, with two workers
  * or threads each; they take short turns under the same load, and what counts
  * are medians of the rounds and of their ratios. Each is warmed up first, which
- * does not count. The CPU time is that of the server and of the processes it has
- * started, read before and after each turn; connecting is in it for wrk, whose
- * turns begin with 64 connects, and where short connections are the load.
+ * does not count. The CPU time is that of the server and of the processes it
+ * has started, read before and after each turn; connecting is in it for wrk,
+ * whose turns begin with 64 connects, and where short connections are the load.
  *
  * What is not installed or not built is skipped, not beaten. The exit status
  * says that everything else ran and no answer was wrong or missing, not that a
