@@ -80,9 +80,10 @@ struct evt_listen_options {
 	int max_per_source;
 
 	/* Not 0: clients speak first, as in HTTP. One is accepted once its
-	 * first bytes are there (or first_byte_ms have gone without any),
-	 * which spares a wake-up: TCP_DEFER_ACCEPT of tcp(7). A unix socket
-	 * accepts at once all the same. */
+	 * first bytes are there, which spares a wake-up: TCP_DEFER_ACCEPT of
+	 * tcp(7). Who sends none costs the kernel a little meanwhile, and is
+	 * accepted after first_byte_ms, or up to twice that, as the kernel
+	 * counts; then first_byte_ms begin. A unix socket accepts at once. */
 	int speak_first;
 };
 
