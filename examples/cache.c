@@ -27,7 +27,8 @@
 #define MAX_REST  2048 /* of a line that has come in part, but for a get */
 #define MAX_WORDS 8
 #define LARGE     4096          /* bytes that are not worth a copy */
-#define A_TURN    (1UL << 20)   /* bytes; then others have theirs */
+#define A_TURN    (1UL << 20)   /* bytes of work; then others have theirs */
+#define A_KEY     256           /* ... that looking for one is worth */
 #define UNSENT    (256UL << 10) /* bytes that are enough for now */
 
 /* In this order, which code compares: those that get, those with a value, those
@@ -59,8 +60,9 @@ static struct evt_pool *pool;
 static __thread struct {
 	struct evt_conn *conn;
 	uint32_t now;
-	size_t sent;
-	uintptr_t todo; /* bytes to skip << 1 | 1, or keys that are done << 1 */
+	size_t work;    /* in this turn, as bytes */
+	uintptr_t todo; /* bytes to skip << 1 | 1, or those of a line that are
+			   done << 1 */
 	const char *line, *end; /* the line, and its end */
 	const char *next;       /* what follows; NULL: it comes again */
 	const char *last;       /* the end of all that came */
@@ -124,7 +126,7 @@ static bool read_expiry(struct text word)
 
 static bool is_enough(void)
 {
-	return my.sent > A_TURN || evt_conn_pending(my.conn) > UNSENT;
+	return my.work > A_TURN || evt_conn_pending(my.conn) > UNSENT;
 }
 
 static void get_one(struct text key)
@@ -147,7 +149,7 @@ static void get_one(struct text key)
 			item->text, item->cas);
 	}
 	len = item->head + item->len + 2 - from;
-	my.sent += len;
+	my.work += len;
 	if (len > LARGE &&
 		evt_conn_write_ref(my.conn, item->text + from, len,
 			release_item, item) == 0)
@@ -161,19 +163,20 @@ static void get_one(struct text key)
 static const char *get(const char *at)
 {
 	struct text key = {at, 0};
-	uintptr_t nr = 0;
 
-	while ((key = next_word(key.at + key.len)).len > 0)
-		if (key.len > MAX_KEY)
-			return bad_line;
+	if (my.todo > 0)
+		at = my.line + (my.todo >> 1);
+	else
+		while ((key = next_word(key.at + key.len)).len > 0)
+			if (key.len > MAX_KEY)
+				return bad_line;
 	for (; (key = next_word(at)).len > 0; at = key.at + key.len) {
-		if (++nr <= my.todo >> 1)
-			continue;
 		if (is_enough()) {
-			my.todo = (nr - 1) << 1;
+			my.todo = (uintptr_t)(at - my.line) << 1;
 			my.next = NULL;
 			return "";
 		}
+		my.work += A_KEY;
 		get_one(key);
 	}
 	my.todo = 0;
@@ -202,6 +205,7 @@ static const char *store(struct stripe *stripe, struct item *old,
 		item = new_item(my.words[1], my.flags, len);
 	if (!item)
 		return no_memory;
+	my.work += item->len;
 	memset(item->text + item->head + len, ' ', item->len - len);
 	memcpy(mempcpy(item->text + item->head, first.at, first.len), second.at,
 		second.len);
@@ -349,6 +353,7 @@ static const char *stats(void)
 			"STAT %s_hits %lu\r\nSTAT %s_misses %lu\r\n",
 			commands[op].name, sum_of_counts(op, true),
 			commands[op].name, sum_of_counts(op, false));
+	my.work += A_TURN / 16;
 	evt_pool_stats(pool, &counters);
 	evt_conn_printf(my.conn,
 		"STAT pid %d\r\nSTAT time %u\r\nSTAT version " EVT_VERSION
@@ -462,12 +467,12 @@ static size_t on_data(
 		at += my.todo >> 1 < len ? my.todo >> 1 : len;
 		my.todo = at < my.last ? 0 : my.todo - (len << 1);
 	}
-	my.sent = 0;
+	my.work = 0;
 	for (my.next = at; at < my.last && !is_enough(); at = my.next)
 		if (!do_line())
 			break;
 	evt_conn_set_data(conn, (void *)my.todo);
-	if (my.sent > A_TURN) { /* what is left comes after the others */
+	if (my.work > A_TURN) { /* what is left comes after the others */
 		evt_conn_pause(conn);
 		evt_conn_resume(conn);
 	}

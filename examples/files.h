@@ -87,8 +87,11 @@ static inline const char *files_type(const char *name)
 	return "application/octet-stream";
 }
 
-/* As HTTP writes it (RFC 9110, 5.6.7). Two are kept for each thread, since the
- * next one is most often the same: that of now, and that of a file. */
+/* As HTTP writes it (RFC 9110, 5.6.7); NULL for a year that it cannot write.
+ * Two are kept for each thread, since the next one is most often the same: that
+ * of now, and that of a file. */
+#define FILES_YEAR_10000 253402300800
+
 enum files_date { FILES_NOW, FILES_MODIFIED };
 
 static inline const char *files_date(enum files_date which, time_t time)
@@ -99,6 +102,8 @@ static inline const char *files_date(enum files_date which, time_t time)
 	} kept[2];
 	struct tm tm;
 
+	if (time < 0 || time >= FILES_YEAR_10000)
+		return NULL;
 	if (kept[which].time != time || !kept[which].text[0])
 		strftime(kept[which].text, sizeof(kept[which].text),
 			"%a, %d %b %Y %T GMT", gmtime_r(&time, &tm));
@@ -127,11 +132,17 @@ static inline void files_open(struct file *file, int root, const char *path)
 {
 	struct open_how how = {.resolve = RESOLVE_BENEATH,
 		.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY};
+	int tries = 0;
 
-	file->fd = (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
+	/* EAGAIN: somebody has renamed a folder meanwhile. */
+	do
+		file->fd = (int)syscall(
+			SYS_openat2, root, path, &how, sizeof(how));
+	while (file->fd == -1 && errno == EAGAIN && ++tries < 100);
 	if (file->fd == -1 || fstat(file->fd, &file->st) == -1)
 		file->status = errno == EXDEV || errno == EACCES ? 403
-			: errno == EMFILE || errno == ENFILE || errno == ENOMEM
+			: errno == EMFILE || errno == ENFILE ||
+				errno == ENOMEM || errno == EAGAIN
 			? 503
 			: 404;
 	else if (S_ISDIR(file->st.st_mode))
@@ -212,17 +223,21 @@ static inline void files_select(struct file *file, const struct part *since,
 {
 	long long size = file->st.st_size;
 	time_t modified = file->st.st_mtime;
+	const char *date = files_date(FILES_MODIFIED, modified);
 	int used = snprintf(file->head, sizeof(file->head),
-		"Last-Modified: %s\r\nAccept-Ranges: bytes\r\n",
-		files_date(FILES_MODIFIED, modified));
+		"%s%s%sAccept-Ranges: bytes\r\n", date ? "Last-Modified: " : "",
+		date ? date : "", date ? "\r\n" : "");
 	char *head = file->head + used;
 	size_t room = sizeof(file->head) - (size_t)used;
 
-	if (since->at && modified <= files_time(since->at, since->len))
+	if (date && since->at && modified <= files_time(since->at, since->len))
 		file->status = 304;
 	else if (range->at &&
 		(!if_range->at ||
-			modified == files_time(if_range->at, if_range->len)))
+			(date &&
+				modified ==
+					files_time(
+						if_range->at, if_range->len))))
 		file->status = files_range(
 			range->at, range->len, size, &file->from, &file->len);
 	if (file->status == 206)

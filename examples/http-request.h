@@ -106,6 +106,11 @@ static inline int request_fault(
 	int error = parser->error;
 	size_t i = 0;
 
+	/* Empty lines before it are none of it: RFC 9112, 2.2. */
+	for (; len > 0 && (*data == '\r' || *data == '\n'); data++, len--)
+		if (++i > REQUEST_MAX_HEAD)
+			return 400;
+	i = 0;
 	if (part[TARGET].len > REQUEST_MAX_TARGET)
 		return 414;
 	if (len > REQUEST_MAX_HEAD &&

@@ -58,12 +58,16 @@ static void a_target_has_4096_bytes_at_most(void **state)
 
 static void a_head_has_16_kib_at_most(void **state)
 {
+	static char text[17000];
+
 	(void)state;
 	start_http();
 	assert_int_equal(status_of(request_of(16384)), 200);
 	assert_int_equal(status_of(request_of(16385)), 431);
 	assert_string_equal(field("Connection"), "close");
 	assert_int_equal(status_of(request_of(65000)), 431);
+	snprintf(text, sizeof(text), "\r\n\r\n%s", request_of(16385));
+	assert_int_equal(status_of(text), 431); /* those are none of it */
 	assert_int_equal(status_of(GET("/")), 200);
 	end_http();
 }

@@ -98,6 +98,11 @@ static void the_worker_with_fewest_gets_the_next(void **state)
 	end_server();
 }
 
+static void be_there(struct evt_worker *worker, void *arg)
+{
+	(void)worker, (void)arg;
+}
+
 /* Many close and come at the same time: in the end it is even. */
 static void by_count_it_is_even_after_any_history(void **state)
 {
@@ -115,6 +120,8 @@ static void by_count_it_is_even_after_any_history(void **state)
 	}
 	hang_up(clients + 32, 32);
 	assert_true(WAIT_FOR(nr_opened() == 1064 && nr_closed() == 1032));
+	for (i = 0; i < 4; i++) /* on_close is told before it is counted */
+		assert_true(on_worker(i, be_there, NULL));
 	for (i = 32; i < 64; i++)
 		place_of(&clients[i]);
 	for (i = 0; i < 4; i++)
