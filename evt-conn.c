@@ -329,7 +329,7 @@ static void call_what_is_due(struct evt_conn *conn)
 }
 
 /* LATER: its turn comes by the timer, when the others have had theirs. */
-static void put_off(struct evt_conn *conn)
+static void set_aside(struct evt_conn *conn)
 {
 	struct evt_home *home = conn->home;
 
@@ -374,7 +374,7 @@ static void settle(struct evt_conn *conn)
 		return;
 	}
 	if (conn->flags & EVT_CONN_LATER) {
-		put_off(conn);
+		set_aside(conn);
 		return;
 	}
 	evt_conn_update_waits_(conn);

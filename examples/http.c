@@ -25,22 +25,22 @@ static char waits[] = "waits", told[] = "told to send the body";
 /* Answering */
 
 /* Appends text to what is to be sent. */
-struct text {
+struct head {
 	size_t len;
 	char bytes[FILES_MAX_HEAD + 512];
 };
 
-static void add(struct text *text, const char *more)
+static void add(struct head *head, const char *more)
 {
 	size_t len = strlen(more);
 
-	if (len > sizeof(text->bytes) - text->len)
+	if (len > sizeof(head->bytes) - head->len)
 		len = 0; /* it is large enough for all */
-	memcpy(text->bytes + text->len, more, len);
-	text->len += len;
+	memcpy(head->bytes + head->len, more, len);
+	head->len += len;
 }
 
-static void add_number(struct text *text, long long number)
+static void add_number(struct head *head, long long number)
 {
 	char digits[24];
 	char *at = digits + sizeof(digits) - 1;
@@ -49,14 +49,14 @@ static void add_number(struct text *text, long long number)
 	do
 		*--at = (char)('0' + number % 10);
 	while ((number /= 10) > 0);
-	add(text, at);
+	add(head, at);
 }
 
 /* The head of an answer whose body has len bytes; more are lines of it. */
 static void send_head(struct evt_conn *conn, const struct request *request,
 	int status, const char *type, long long len, const char *more)
 {
-	struct text head;
+	struct head head;
 
 	head.len = 0;
 	add(&head, "HTTP/1.1 ");

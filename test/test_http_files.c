@@ -374,7 +374,16 @@ static void a_304_has_no_body(void **state)
 }
 
 /* Blanks of a pattern are blanks of a text, as are ends of lines. */
-/* Where the file system has room for such a time. */
+/* In memory, where it can be had: a disk has no room for such a time. */
+static void move_to_memory(void)
+{
+	if (access("/dev/shm", W_OK) == -1)
+		return;
+	assert_int_equal(rmdir(folder), 0);
+	snprintf(folder, sizeof(folder), "/dev/shm/evt-http-XXXXXX");
+	assert_non_null(mkdtemp(folder));
+}
+
 static void a_date_that_cannot_be_written_is_left_out(void **state)
 {
 	static const time_t odd[] = {
@@ -382,6 +391,7 @@ static void a_date_that_cannot_be_written_is_left_out(void **state)
 	size_t i;
 
 	(void)state;
+	move_to_memory();
 	start_files();
 	for (i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
 		put_text("odd", "0123456789");
