@@ -88,11 +88,12 @@ static void on_ready(evutil_socket_t fd, short what, void *arg)
 	evt_callback_end_(worker, state);
 }
 
-static void on_watched(struct evt_watch *watch)
+static void on_watched(struct evt_watch *watch, uint32_t events)
 {
 	char *bytes = (char *)watch - offsetof(struct evt_acceptor, watch);
 	struct evt_acceptor *acceptor = (struct evt_acceptor *)(void *)bytes;
 
+	(void)events;
 	/* Or what came before it in the same wait has ended or paused it. */
 	if (acceptor->resume && !atomic_load(&acceptor->paused))
 		on_ready(atomic_load(&acceptor->fd), EV_READ, acceptor);
@@ -103,8 +104,8 @@ static int begin_waiting(struct evt_acceptor *acceptor)
 {
 	if (acceptor->ready)
 		return event_add(acceptor->ready, NULL);
-	return evt_worker_add_watch_(
-		acceptor->worker, atomic_load(&acceptor->fd), &acceptor->watch);
+	return evt_worker_add_watch_(acceptor->worker,
+		atomic_load(&acceptor->fd), &acceptor->watch, EPOLLIN);
 }
 
 static void end_waiting(struct evt_acceptor *acceptor)

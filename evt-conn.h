@@ -102,8 +102,9 @@ struct evt_handlers {
 	void (*on_close)(
 		struct evt_conn *conn, enum evt_reason reason, void *arg);
 
-	/* Not called yet: datagrams come with evt-udp.h. */
-	void (*on_datagrams)(struct evt_udp_socket *socket,
+	/* n datagrams have come, at most 64: see evt-udp.h. The only one that
+	 * is called for a udp: or unixgram: listener, and needed there. */
+	void (*on_datagrams)(struct evt_udp_socket *sock,
 		const struct evt_datagram *batch, int n, void *arg);
 };
 

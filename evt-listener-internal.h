@@ -6,6 +6,7 @@
 #include "evt-conn-internal.h"
 #include "evt-listener.h"
 #include "evt-sources-internal.h"
+#include "evt-udp-internal.h"
 #include "evt-unix-internal.h"
 #include "evt-url-internal.h"
 
@@ -27,7 +28,11 @@ struct evt_listener {
 	int port;
 	struct evt_unix_file file;   /* removed by whoever closes the socket */
 	struct evt_sources *sources; /* NULL without max_per_source */
-	int nr_sockets;              /* 1, or with reuseport one for a worker */
+	int nr_sockets; /* 1, or with reuseport one for a worker; of datagrams
+			   none */
+	struct evt_udp_setup udp_setup;
+	struct evt_udp_socket *
+		*udp; /* of each worker, or NULL; NULL: accepts */
 
 	/* Any thread. */
 	atomic_int nr_conns;    /* with a descriptor, or about to get one */
@@ -45,7 +50,7 @@ struct evt_listener {
 };
 
 /* evt-listener-options.c: fills in the defaults: 0, or -1 with a line. */
-int evt_listener_fill_in_(struct evt_listen_options *, bool is_unix);
+int evt_listener_fill_in_(struct evt_listen_options *, enum evt_url_kind);
 
 /* evt-listener-open.c: opens every socket of url: 0, or -1 with a line. */
 int evt_listener_open_(
@@ -53,6 +58,21 @@ int evt_listener_open_(
 
 /* Closes those that are still open, and removes a unix socket's file. */
 void evt_listener_shut_(struct evt_listener *);
+
+/* evt-listener-udp.c: of datagrams. */
+
+/* Makes the sockets, not open yet: 0, or -1 with a line. */
+int evt_listener_make_udp_(struct evt_listener *, bool is_unix);
+void evt_listener_free_udp_(struct evt_listener *);
+
+/* The only one there is. */
+struct evt_udp_socket *evt_listener_unix_udp_(struct evt_listener *);
+
+/* On the worker: begins or closes what is its own. */
+void evt_listener_look_at_udp_(struct evt_listener *, struct evt_worker *);
+
+/* As evt_udp_close_. */
+void evt_listener_close_udp_(struct evt_listener *, int index, bool last);
 
 /* evt-listener-place.c: which worker gets a connection; on the boss. */
 

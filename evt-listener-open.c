@@ -20,6 +20,17 @@ void evt_listener_shut_(struct evt_listener *listener)
 	evt_unix_remove_(&listener->file); /* first: see evt-listener.c */
 	for (i = 0; i < listener->nr_sockets; i++)
 		evt_acceptor_close_(&listener->sockets[i]);
+	for (i = 0; listener->udp && i < listener->pool->options.workers; i++)
+		if (listener->udp[i])
+			evt_udp_shut_(listener->udp[i]);
+}
+
+static void shut_and_keep_errno(struct evt_listener *listener)
+{
+	int error = errno;
+
+	evt_listener_shut_(listener);
+	errno = error;
 }
 
 /* In whole seconds, as the kernel counts; without a limit a long time. */
@@ -73,11 +84,11 @@ static void set_port(struct sockaddr_storage *addr, int port)
 
 /* With reuseport another process of the same user could listen there too, and
  * take half of the clients without anybody's notice. */
-static int check_is_free(
-	const struct sockaddr *addr, socklen_t len, const char **step)
+static int check_is_free(const struct sockaddr *addr, socklen_t len,
+	int socktype, const char **step)
 {
 	const struct evt_net_listen how = {
-		.socktype = SOCK_STREAM, .bound_only = true};
+		.socktype = socktype, .bound_only = true};
 	int fd = evt_net_listen_(addr, len, &how, step);
 
 	if (fd == -1)
@@ -86,22 +97,41 @@ static int check_is_free(
 	return 0;
 }
 
+static int open_udp(struct evt_listener *listener, const struct sockaddr *addr,
+	socklen_t len, const char **step)
+{
+	const struct evt_steer *steer = &listener->options.steer;
+	int nr = listener->pool->options.workers;
+
+	if (check_is_free(addr, len, SOCK_DGRAM, step) == -1 ||
+		evt_udp_open_(listener->udp, nr, addr, len, step) == -1)
+		return -1;
+	listener->port = listener->udp[0]->port;
+	*step = "steer";
+	if (steer->len == 0 || nr == 1 ||
+		evt_udp_steer_(
+			listener->udp[0], nr, steer->offset, steer->len) == 0)
+		return 0;
+	shut_and_keep_errno(listener);
+	return -1;
+}
+
 static int open_all(struct evt_listener *listener, const struct sockaddr *addr,
 	socklen_t len, const char **step)
 {
 	struct sockaddr_storage copy = {0};
 	int i;
 
+	if (listener->udp)
+		return open_udp(listener, addr, len, step);
 	memcpy(&copy, addr, len);
-	if (listener->options.reuseport && check_is_free(addr, len, step) == -1)
+	if (listener->options.reuseport &&
+		check_is_free(addr, len, SOCK_STREAM, step) == -1)
 		return -1;
 	for (i = 0; i < listener->nr_sockets; i++) {
 		if (open_one(listener, &listener->sockets[i],
 			    (struct sockaddr *)&copy, len, step) == -1) {
-			int error = errno;
-
-			evt_listener_shut_(listener);
-			errno = error;
+			shut_and_keep_errno(listener);
 			return -1;
 		}
 		set_port(&copy, listener->port);
@@ -136,7 +166,8 @@ static int open_host(struct evt_listener *listener, const struct evt_url *url,
 	int result = -1;
 	int error;
 
-	if (evt_net_resolve_(url->host, url->port, SOCK_STREAM, AF_UNSPEC,
+	if (evt_net_resolve_(url->host, url->port,
+		    listener->udp ? SOCK_DGRAM : SOCK_STREAM, AF_UNSPEC,
 		    AI_PASSIVE, &list) == -1)
 		return -1;
 	for (ai = list; ai && result == -1; ai = ai->ai_next)
@@ -153,15 +184,20 @@ static int open_unix(struct evt_listener *listener, const struct evt_url *url,
 {
 	struct evt_acceptor *acceptor = &listener->sockets[0];
 	const char *step = "bind";
-	int fd = evt_unix_bind_(url, SOCK_STREAM, listener->options.unix_mode,
-		listener->options.backlog, &listener->file, &step);
+	int fd = evt_unix_bind_(url, listener->udp ? SOCK_DGRAM : SOCK_STREAM,
+		listener->options.unix_mode, listener->options.backlog,
+		&listener->file, &step);
 
 	if (fd == -1)
 		return evt_fault_(errno, "evt_listen on %s: %s", text, step);
+	listener->port = -1;
+	if (listener->udp) {
+		evt_udp_take_(evt_listener_unix_udp_(listener), fd, text);
+		return 0;
+	}
 	snprintf(acceptor->where, sizeof(acceptor->where), "%s", text);
 	evt_acceptor_take_(acceptor, fd, SOCK_STREAM);
 	listener->setup.reads_to_end = true;
-	listener->port = -1;
 	return 0;
 }
 
@@ -170,15 +206,8 @@ int evt_listener_open_(struct evt_listener *listener, const struct evt_url *url,
 {
 	const char *step;
 
-	switch (url->kind) {
-	case EVT_URL_UNIX:
+	if (url->kind == EVT_URL_UNIX || url->kind == EVT_URL_UNIXGRAM)
 		return open_unix(listener, url, text);
-	case EVT_URL_TCP:
-		break;
-	default:
-		return evt_fail_(EPROTONOSUPPORT,
-			"evt_listen on %s: datagrams are not served yet", text);
-	}
 	if (url->host[0] != '\0' && strcmp(url->host, "::") != 0)
 		return open_host(listener, url, text);
 	if (open_any(listener, url->port, &step) == 0)

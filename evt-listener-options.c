@@ -39,7 +39,32 @@ static int fill_max_conns(struct evt_listen_options *options)
 	return 0;
 }
 
-static int check_choice(const struct evt_listen_options *options, bool is_unix)
+static bool is_of_datagrams(enum evt_url_kind kind)
+{
+	return kind == EVT_URL_UDP || kind == EVT_URL_UNIXGRAM;
+}
+
+static int check_steer(
+	const struct evt_listen_options *options, enum evt_url_kind kind)
+{
+	const struct evt_steer *steer = &options->steer;
+
+	if (steer->len == 0 && steer->offset == 0)
+		return 0;
+	if (kind != EVT_URL_UDP)
+		return evt_fail_(
+			EINVAL, "evt_listen: steer of what is not udp:");
+	if (steer->len < 1 || steer->len > EVT_UDP_KEY || steer->offset < 0 ||
+		steer->offset > UINT16_MAX)
+		return evt_fail_(EINVAL,
+			"evt_listen: steer by %d bytes at %d, 1 to %d at 0 to "
+			"%d",
+			steer->len, steer->offset, EVT_UDP_KEY, UINT16_MAX);
+	return 0;
+}
+
+static int check_choice(
+	const struct evt_listen_options *options, enum evt_url_kind kind)
 {
 	if ((int)options->choice < EVT_CHOICE_ROUND_ROBIN ||
 		(int)options->choice > EVT_CHOICE_FUNCTION)
@@ -51,26 +76,37 @@ static int check_choice(const struct evt_listen_options *options, bool is_unix)
 	if (options->choice != EVT_CHOICE_FUNCTION && options->choose)
 		return evt_fail_(
 			EINVAL, "evt_listen: choose, no EVT_CHOICE_FUNCTION");
+	if (is_of_datagrams(kind) &&
+		(options->choice != EVT_CHOICE_ROUND_ROBIN ||
+			options->max_per_source > 0))
+		return evt_fail_(EINVAL,
+			"evt_listen: choice or max_per_source of datagrams");
+	if (is_of_datagrams(kind))
+		return 0;
 	if (options->reuseport && options->choice != EVT_CHOICE_ROUND_ROBIN)
 		return evt_fail_(EINVAL,
 			"evt_listen: with reuseport the kernel chooses");
 	if (options->reuseport && options->max_per_source > 0)
 		return evt_fail_(
 			EINVAL, "evt_listen: max_per_source with reuseport");
-	if (options->reuseport && is_unix)
+	if (options->reuseport && kind == EVT_URL_UNIX)
 		return evt_fail_(
 			EINVAL, "evt_listen: reuseport of a unix socket");
 	return 0;
 }
 
-int evt_listener_fill_in_(struct evt_listen_options *options, bool is_unix)
+int evt_listener_fill_in_(
+	struct evt_listen_options *options, enum evt_url_kind kind)
 {
+	if (is_of_datagrams(kind))
+		options->max_conns = -1;
 	if (fill_max_conns(options) == -1 ||
 		evt_option_("evt_listen", "backlog", &options->backlog,
 			INT_MAX) == -1 ||
 		evt_option_("evt_listen", "max_per_source",
 			&options->max_per_source, -1) == -1 ||
-		check_choice(options, is_unix) == -1)
+		check_steer(options, kind) == -1 ||
+		check_choice(options, kind) == -1)
 		return -1;
 	if (options->backlog == -1)
 		options->backlog = INT_MAX;

@@ -1,11 +1,12 @@
 /*
  * evt-listener.c: evt_listen, and accepting for it.
  *
- * The sockets of a listener live on the boss's loop, or with reuseport one on
- * each worker's. Which sockets there are to watch, to resume or to close is
- * never said in a message: whoever changes that notes it in the listener and
- * tells the pool (evt_pool_changed_), and each thread looks through the list.
- * So it needs no room in a pipe, and it works the same before the pool runs.
+ * The sockets of a listener live on the boss's loop, or with reuseport, and
+ * those of datagrams, one on each worker's. Which sockets there are to watch,
+ * to resume or to close is never said in a message: whoever changes that notes
+ * it in the listener and tells the pool (evt_pool_changed_), and each thread
+ * looks through the list. So it needs no room in a pipe, and it works the same
+ * before the pool runs.
  *
  * A listener stays until its pool is freed, since its connections use its
  * handlers and limits, and the program may still ask for its port.
@@ -335,16 +336,23 @@ static void look_at(struct evt_listener *listener,
 		drop_held(listener);
 }
 
-/* The sockets of all listeners that are this thread's. */
+/* The sockets of all listeners that are this thread's; those of datagrams are
+ * the workers' alone. */
 static void each_socket(struct evt_worker *worker,
 	void (*fn)(struct evt_listener *, struct evt_acceptor *,
-		struct evt_worker *))
+		struct evt_worker *),
+	void (*udp_fn)(struct evt_listener *, struct evt_worker *))
 {
 	struct evt_listener *listener = first_of(worker->pool);
 
 	for (; listener; listener = listener->next) {
 		bool shared = !listener->options.reuseport;
 
+		if (listener->udp) {
+			if (worker->index != -1)
+				udp_fn(listener, worker);
+			continue;
+		}
 		if (shared && worker->index == -1)
 			fn(listener, &listener->sockets[0], worker);
 		else if (!shared && worker->index != -1)
@@ -356,7 +364,7 @@ static void on_change(struct evt_worker *worker)
 {
 	/* Before it looks: with evt_pool_nudge_. */
 	atomic_store(&worker->pool->nudged, false);
-	each_socket(worker, look_at);
+	each_socket(worker, look_at, evt_listener_look_at_udp_);
 	if (worker->state)
 		evt_home_stop_(worker);
 }
@@ -364,7 +372,7 @@ static void on_change(struct evt_worker *worker)
 /* On the boss, out of its loop. */
 static void on_stopping(struct evt_pool *pool)
 {
-	each_socket(&pool->boss, look_at);
+	each_socket(&pool->boss, look_at, evt_listener_look_at_udp_);
 }
 
 /* The hooks of the pools of evt_pool_new */
@@ -402,15 +410,28 @@ static void close_lost(struct evt_listener *listener,
 	close_socket(listener, acceptor);
 }
 
+static void close_lost_udp(
+	struct evt_listener *listener, struct evt_worker *worker)
+{
+	evt_listener_close_udp_(listener, worker->index, false);
+}
+
+static void release(struct evt_worker *worker)
+{
+	evt_home_release_(worker);
+	evt_udp_forget_senders_(worker);
+}
+
 static void lose(struct evt_worker *worker)
 {
-	each_socket(worker, close_lost);
+	each_socket(worker, close_lost, close_lost_udp);
 	evt_home_lose_(worker);
 }
 
 static void free_listener(struct evt_listener *listener)
 {
 	evt_sources_free_(listener->sources);
+	evt_listener_free_udp_(listener);
 	free(listener);
 }
 
@@ -432,7 +453,7 @@ const struct evt_pool_hooks evt_pool_hooks_ = {
 	.drop = drop,
 	.on_stopping = on_stopping,
 	.init = init,
-	.release = evt_home_release_,
+	.release = release,
 	.on_change = on_change,
 	.on_event = evt_home_on_event_,
 	.receive = evt_home_receive_,
@@ -459,8 +480,8 @@ static int fill_setup(struct evt_listener *listener,
 	return evt_setup_init_(&listener->setup, &limits, handlers, size, arg);
 }
 
-static struct evt_listener *new_listener(
-	struct evt_pool *pool, const struct evt_listen_options *options)
+static struct evt_listener *new_listener(struct evt_pool *pool,
+	const struct evt_listen_options *options, bool accepts)
 {
 	int nr = options->reuseport ? pool->options.workers : 1;
 	struct evt_listener *listener = calloc(1,
@@ -480,7 +501,7 @@ static struct evt_listener *new_listener(
 	}
 	listener->pool = pool;
 	listener->options = *options;
-	listener->nr_sockets = nr;
+	listener->nr_sockets = accepts ? nr : 0;
 	listener->batch = 1;
 	for (i = 0; i < nr; i++) {
 		atomic_init(&listener->sockets[i].fd, -1);
@@ -495,10 +516,14 @@ static void close_unwatched(struct evt_listener *listener)
 {
 	int i;
 
-	for (i = 0; listener->options.reuseport && i < listener->nr_sockets;
-		i++)
-		if (atomic_load(&listener->pool->workers[i].lost))
+	for (i = 0; i < listener->pool->options.workers; i++) {
+		if (!atomic_load(&listener->pool->workers[i].lost))
+			continue;
+		if (listener->udp && listener->udp[i])
+			evt_udp_shut_(listener->udp[i]);
+		else if (!listener->udp && listener->options.reuseport)
 			evt_acceptor_close_(&listener->sockets[i]);
+	}
 }
 
 /* Puts it where the threads look: 0, ECANCELED or, if there is nobody who
@@ -511,7 +536,8 @@ static int add(struct evt_pool *pool, struct evt_listener *listener)
 	pthread_mutex_lock(&pool->lock);
 	phase = evt_pool_phase_(pool);
 	/* With lose_boss: it is lost first, and then looks through the list. */
-	lost = !listener->options.reuseport && atomic_load(&pool->boss.lost);
+	lost = !listener->options.reuseport && !listener->udp &&
+		atomic_load(&pool->boss.lost);
 	if (phase <= EVT_POOL_RUNNING && !lost) {
 		listener->next = pool->listeners;
 		pool->listeners = listener;
@@ -546,17 +572,22 @@ static struct evt_listener *listen_on(struct evt_pool *pool, const char *text,
 {
 	struct evt_listener *listener;
 	struct evt_url url;
+	bool accepts;
 	int error;
 
 	if (parse(text, &url) == -1 ||
-		evt_listener_fill_in_(options, url.kind == EVT_URL_UNIX) == -1)
+		evt_listener_fill_in_(options, url.kind) == -1)
 		return NULL;
-	listener = new_listener(pool, options);
+	accepts = url.kind == EVT_URL_TCP || url.kind == EVT_URL_UNIX;
+	listener = new_listener(pool, options, accepts);
 	if (!listener) {
 		evt_fail_(ENOMEM, "evt_listen");
 		return NULL;
 	}
 	if (fill_setup(listener, handlers, handlers_size, arg) == -1)
+		goto failed;
+	if (!accepts &&
+		evt_listener_make_udp_(listener, url.kind == EVT_URL_UNIXGRAM))
 		goto failed;
 	listener->setup.on_gone = on_gone;
 	if (evt_listener_open_(listener, &url, text) == -1)

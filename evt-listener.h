@@ -26,6 +26,7 @@
 #define EVT_LISTENER_H
 
 #include "evt-conn.h"
+#include "evt-udp.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -40,6 +41,12 @@ enum evt_choice {
 	EVT_CHOICE_FUNCTION /* options.choose says */
 };
 
+/* Which bytes of a datagram's data choose the worker. */
+struct evt_steer {
+	int offset; /* up to 65,535 */
+	int len;    /* 1 to 256 */
+};
+
 /* Zero means the default, in each; -1 in a number means no limit (in a size_t:
  * (size_t)-1). Anything else below zero, or a low mark above the high one, is
  * EINVAL. */
@@ -52,7 +59,10 @@ struct evt_listen_options {
 	int accept_batch; /* accepted in one wake-up, 1 to 64: 16 */
 	int refuse;       /* not 0: above max_conns close clients at once */
 	int reuseport;    /* not 0: a listening socket for each worker, and the
-			     kernel chooses. TCP only, without choice */
+			     kernel chooses. TCP only, without choice. That
+			     another server has the port is noticed when we
+			     listen; if it comes later with the same option
+			     and user, the two share the clients */
 
 	int first_byte_ms; /* for the first byte to come: 60,000 */
 	int idle_ms;       /* without a byte either way: 600,000 */
@@ -85,6 +95,24 @@ struct evt_listen_options {
 	 * accepted after first_byte_ms, or up to twice that, as the kernel
 	 * counts; then first_byte_ms begin. A unix socket accepts at once. */
 	int speak_first;
+
+	/*
+	 * Of udp: and unixgram: there count max_input (longer datagrams are cut
+	 * there: 65,536), max_output (bytes of answers, and some for each,
+	 * that wait in a socket: 1 MiB), unix_mode and on_error; choice,
+	 * choose and max_per_source are EINVAL, and what else is above is
+	 * ignored, so that a server of both can have one struct.
+	 */
+
+	/* Of udp:, if len is not 0: what has the same bytes there comes to the
+	 * same worker, from whatever address; what is too short, and all
+	 * without this option, by a hash of the sender's. When a worker is
+	 * lost the others' shares may change. */
+	struct evt_steer steer;
+
+	/* Of udp:, answers to a sender who was not validated: together at most
+	 * so many times as long as the datagram: 3; -1: no limit. */
+	int amplification;
 };
 
 /*
@@ -99,11 +127,15 @@ struct evt_listen_options {
  *	unix:/run/app.sock	a file: removed if it is a socket that nobody
  *				serves any more, and at the end
  *	unix:@name		Linux's abstract names; anyone may connect
+ *	udp://:5353		datagrams (evt-udp.h), as with tcp:; a socket
+ *				for each worker
+ *	unixgram:/run/app.sock	the same, as with unix:, one socket on one of
+ *				the workers
  *
- * NULL: EINVAL with a line that says what is wrong with url or options;
- * EADDRINUSE, EACCES, ... of bind(2); ENOENT (no such name); EPROTONOSUPPORT
- * (udp: and unixgram: are not served yet); ENAMETOOLONG; ECANCELED (stopping);
- * ENXIO (its accepting thread is lost). If that is before the pool runs,
+ * NULL: EINVAL with a line that says what is wrong with url, handlers or
+ * options; EADDRINUSE, EACCES, ... of bind(2); ENOENT (no such name);
+ * ENAMETOOLONG; ENOMEM; ECANCELED (stopping); ENXIO (its accepting thread is
+ * lost). If that is before the pool runs,
  * evt_pool_run gives -1 too: to try another address takes a new pool.
  */
 struct evt_listener *evt_listen_sized(struct evt_pool *pool, const char *url,
@@ -123,9 +155,19 @@ static inline struct evt_listener *evt_listen(struct evt_pool *pool,
 int evt_listener_port(struct evt_listener *listener);
 
 /*
+ * The socket of a udp: or unixgram: listener on worker, with which to send
+ * outside of on_datagrams; to be used on that worker, and valid until
+ * evt_pool_free. NULL: EINVAL, or without a line ENOENT: the one socket of
+ * unixgram: is on another worker.
+ */
+struct evt_udp_socket *evt_listener_udp(
+	struct evt_listener *listener, struct evt_worker *worker);
+
+/*
  * No more accepting: the socket is closed soon, and a unix socket's file
  * removed if it is still ours. Its connections live on. The struct stays
- * until evt_pool_free.
+ * until evt_pool_free. Datagrams that have come before it is closed are still
+ * handed over; so it is when the pool stops.
  */
 void evt_listener_close(struct evt_listener *listener);
 

@@ -45,6 +45,7 @@ struct evt_net_listen {
 	int backlog;     /* of a stream; INT_MAX: the system's maximum */
 	bool bound_only; /* a stream that does not listen */
 	bool reuseport;  /* others of ours share the address */
+	bool batches;    /* of datagrams, as evt-udp.c reads them */
 	bool keepalive;  /* what is accepted notices a peer that is dead */
 	int defer_s; /* accepted once it has sent something, or after so long
 			   without; 0: at once */

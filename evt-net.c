@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdint.h>
@@ -24,6 +25,7 @@
 #define PATH_TEXT  512       /* the longest path looked at below /sys */
 #define MAX_CPUS   (1 << 20) /* more than any kernel has */
 #define MAX_ERRORS 64        /* of earlier answers, passed over in one call */
+#define UDP_BUFFER (1 << 20) /* a burst of small datagrams: 1,300 */
 
 /* Addresses */
 
@@ -192,6 +194,54 @@ static int set_keepalive(int fd)
 	return set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 4);
 }
 
+/* At least so much, as far as the system allows. */
+static void widen(int fd, int name)
+{
+	socklen_t len = sizeof(int);
+	int now = 0;
+
+	/* What is told is twice of what can be asked for: see socket(7). */
+	if (getsockopt(fd, SOL_SOCKET, name, &now, &len) == 0 &&
+		now / 2 < UDP_BUFFER)
+		(void)set_option(fd, SOL_SOCKET, name, UDP_BUFFER);
+}
+
+static bool is_any(const struct sockaddr *addr)
+{
+	struct sockaddr_in6 in6;
+	struct sockaddr_in in;
+
+	if (addr->sa_family == AF_INET) {
+		memcpy(&in, addr, sizeof(in));
+		return in.sin_addr.s_addr == htonl(INADDR_ANY);
+	}
+	memcpy(&in6, addr, sizeof(in6));
+	return IN6_IS_ADDR_UNSPECIFIED(&in6.sin6_addr);
+}
+
+/*
+ * Each datagram says which address was asked, where that can be several, and
+ * how many the kernel has dropped; what became of answers is told; datagrams
+ * may come joined, where the kernel can do that.
+ */
+static int set_batch_options(int fd, const struct sockaddr *addr)
+{
+	bool ipv6 = addr->sa_family == AF_INET6;
+
+	if (is_any(addr) &&
+		(ipv6 ? set_option(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+		      : set_option(fd, IPPROTO_IP, IP_PKTINFO, 1)) == -1)
+		return -1;
+	if (set_option(fd, SOL_SOCKET, SO_RXQ_OVFL, 1) == -1 ||
+		set_option(fd, IPPROTO_IP, IP_RECVERR, 1) == -1 ||
+		(ipv6 && set_option(fd, IPPROTO_IPV6, IPV6_RECVERR, 1) == -1))
+		return -1;
+	(void)set_option(fd, IPPROTO_UDP, UDP_GRO, 1);
+	widen(fd, SO_RCVBUF);
+	widen(fd, SO_SNDBUF);
+	return 0;
+}
+
 /*
  * IPV6_V6ONLY: the system's default (bindv6only) must not decide who is served.
  * SO_REUSEADDR: a stopped server's port is free at once. For UDP it would
@@ -200,13 +250,15 @@ static int set_keepalive(int fd)
  * call there.
  */
 static int set_server_options(
-	int fd, int family, const struct evt_net_listen *how)
+	int fd, const struct sockaddr *addr, const struct evt_net_listen *how)
 {
-	if (family == AF_INET6 &&
+	if (addr->sa_family == AF_INET6 &&
 		set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0) == -1)
 		return -1;
 	if (how->reuseport && set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == -1)
 		return -1;
+	if (how->batches)
+		return set_batch_options(fd, addr);
 	if (how->socktype != SOCK_STREAM)
 		return 0;
 	if (set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) == -1)
@@ -230,7 +282,7 @@ int evt_net_listen_(const struct sockaddr *addr, socklen_t len,
 	if (fd == -1)
 		return -1;
 	*step = "setsockopt";
-	if (set_server_options(fd, addr->sa_family, how) == -1)
+	if (set_server_options(fd, addr, how) == -1)
 		goto failed;
 	*step = "bind";
 	if (bind(fd, addr, len) == -1)

@@ -35,6 +35,8 @@
 
 struct event;
 struct event_base;
+struct evt_known;
+struct evt_udp_socket;
 
 enum evt_pool_phase {
 	EVT_POOL_IDLE,
@@ -91,6 +93,10 @@ struct evt_worker {
 	bool in_loop;        /* in libevent's, not in a wait of our own */
 	bool has_conns;      /* its state waits for more than the pipe */
 	int nr_watches;      /* that wait for something too */
+
+	/* The worker's thread alone, of evt-udp.c: NULL if there is none. */
+	struct evt_udp_socket *udp_sockets; /* a list */
+	struct evt_known *known;            /* senders that were validated */
 
 	/* The worker's thread alone: what is ready on poll_fd. On the stack it
 	 * would be zeroed each time, by -ftrivial-auto-var-init. */
@@ -229,7 +235,7 @@ struct evt_pool {
 /* What is no connection and is waited for on a poll_fd. Its struct outlives the
  * worker's loop: an event may have been taken before it was dropped. */
 struct evt_watch {
-	void (*on_ready)(struct evt_watch *);
+	void (*on_ready)(struct evt_watch *, uint32_t events);
 };
 
 /* evt-worker-base.c */
@@ -272,9 +278,12 @@ void evt_worker_free_(struct evt_worker *);
 /* Has the owner's on_event called with key when fd is readable: 0, or -1. */
 int evt_worker_watch_(struct evt_worker *, int fd, uint64_t key);
 
-/* Has on_ready called whenever fd is readable, until it is dropped: 0, or -1.
- * On the worker, which has a poll_fd. */
-int evt_worker_add_watch_(struct evt_worker *, int fd, struct evt_watch *);
+/* Has on_ready called for these events of epoll(7) on fd, until it is dropped:
+ * 0, or -1. On the worker, which has a poll_fd. */
+int evt_worker_add_watch_(
+	struct evt_worker *, int fd, struct evt_watch *, uint32_t events);
+int evt_worker_change_watch_(
+	struct evt_worker *, int fd, struct evt_watch *, uint32_t events);
 void evt_worker_drop_watch_(struct evt_worker *, int fd);
 
 /* Starts the thread with main(arg): 0 or an error number. */

@@ -199,7 +199,14 @@ int evt_pool_post_all(struct evt_pool *pool, evt_task task, void *arg);
 	SUM(gone, "posts and sends to a connection that was gone")     \
 	SUM(stalls, "callbacks that ran longer than stall_ms")         \
 	MAX(longest_wait_us, "longest wait in a worker's pipe")        \
-	MAX(longest_callback_us, "longest callback, from 4 ms up")
+	MAX(longest_callback_us, "longest callback, from 4 ms up")     \
+	SUM(datagrams_in, "datagrams given to on_datagrams")           \
+	SUM(datagrams_out, "datagrams given to the kernel")            \
+	SUM(datagrams_dropped, "datagrams that the kernel dropped")    \
+	SUM(datagrams_refused, "datagrams from port 0, or ourselves")  \
+	SUM(answers_refused, "answers too long: see evt-udp.h")        \
+	SUM(answer_errors, "ICMP errors that answers have met")        \
+	SUM(sends_failed, "datagrams that could not be sent")
 
 #define EVT_STATS_FIELD_(name, text) uint64_t name;
 struct evt_stats {

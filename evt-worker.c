@@ -65,14 +65,28 @@ int evt_worker_watch_(struct evt_worker *worker, int fd, uint64_t key)
 	return epoll_ctl(worker->poll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
-int evt_worker_add_watch_(
-	struct evt_worker *worker, int fd, struct evt_watch *watch)
+static int control_watch(struct evt_worker *worker, int what, int fd,
+	struct evt_watch *watch, uint32_t events)
 {
-	if (evt_worker_watch_(worker, fd,
-		    EVT_KEY_WATCH | (uint64_t)(uintptr_t)watch) == -1)
+	struct epoll_event event = {.events = events,
+		.data.u64 = EVT_KEY_WATCH | (uint64_t)(uintptr_t)watch};
+
+	return epoll_ctl(worker->poll_fd, what, fd, &event);
+}
+
+int evt_worker_add_watch_(struct evt_worker *worker, int fd,
+	struct evt_watch *watch, uint32_t events)
+{
+	if (control_watch(worker, EPOLL_CTL_ADD, fd, watch, events) == -1)
 		return -1;
 	worker->nr_watches++;
 	return 0;
+}
+
+int evt_worker_change_watch_(struct evt_worker *worker, int fd,
+	struct evt_watch *watch, uint32_t events)
+{
+	return control_watch(worker, EPOLL_CTL_MOD, fd, watch, events);
 }
 
 void evt_worker_drop_watch_(struct evt_worker *worker, int fd)
@@ -137,6 +151,8 @@ static void begin_anew(
 	worker->done = worker->broken = false;
 	worker->reads_directly = worker->in_loop = worker->has_conns = false;
 	worker->nr_watches = 0;
+	worker->udp_sockets = NULL;
+	worker->known = NULL;
 	worker->depth = 0;
 	worker->changes = 0;
 	worker->stalled = false;
@@ -467,7 +483,7 @@ static void on_event(struct evt_worker *worker, const struct epoll_event *event)
 		serve_inbox(worker);
 	} else if (key & EVT_KEY_WATCH) {
 		watch = (void *)(uintptr_t)(key & ~EVT_KEY_WATCH);
-		watch->on_ready(watch);
+		watch->on_ready(watch, event->events);
 	} else {
 		worker->pool->hooks->on_event(worker, key, event->events);
 	}
