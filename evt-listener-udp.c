@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <sys/random.h>
 
 #define USUAL_INPUT         65536
 #define USUAL_OUTPUT        ((size_t)1 << 20)
@@ -50,6 +51,8 @@ static int fill_udp_setup(struct evt_listener *listener, bool is_unix)
 	if (is_unix)
 		setup->amplification = -1;
 	setup->on_broken = on_broken;
+	if (getrandom(setup->key, sizeof(setup->key), 0) == -1)
+		return evt_fault_(errno, "evt_listen: getrandom");
 	return 0;
 }
 

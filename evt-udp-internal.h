@@ -42,6 +42,7 @@ struct evt_udp_setup {
 	size_t max_input;
 	size_t max_output; /* SIZE_MAX: no limit */
 	int amplification; /* -1: no limit, and for unix sockets */
+	uint64_t key[2];   /* of tokens */
 	/* On the worker: the socket has failed and is closed. */
 	void (*on_broken)(struct evt_udp_setup *, int error);
 };
@@ -153,6 +154,9 @@ void evt_udp_pause_(struct evt_udp_socket *);
 /* Waits for room to send too, or no more: 0, or -1. */
 int evt_udp_await_room_(struct evt_udp_socket *, bool wanted);
 
+/* 0 if the caller may use it; or -1 with a line. */
+int evt_udp_check_(const struct evt_udp_socket *, const char *call);
+
 /* On the worker, which ends: what it remembers of senders. */
 void evt_udp_forget_senders_(struct evt_worker *);
 
@@ -199,7 +203,22 @@ void evt_udp_send_unsent_(struct evt_udp_socket *);
 /* It is closed: what waits is lost, and counted. */
 void evt_udp_drop_unsent_(struct evt_udp_socket *);
 
+/* evt-udp-token.c */
+
+uint64_t evt_siphash_(const uint64_t key[2], const uint64_t *words, int nr);
+
 /* evt-udp-known.c: senders that were validated, on one worker. */
+
+/* An address and a port as numbers; IPv4 as ::ffff:192.0.2.1. */
+struct evt_udp_who {
+	uint64_t high;
+	uint64_t low;
+	uint32_t scope;
+	uint32_t port;
+};
+
+/* False for an address that is not of the internet. */
+bool evt_udp_who_(const struct sockaddr *, struct evt_udp_who *);
 
 struct evt_known;
 
@@ -208,7 +227,7 @@ struct evt_known;
 struct evt_known *evt_known_new_(void);
 void evt_known_free_(struct evt_known *);
 
-/* Both return false for an address that is not of the internet. */
+/* Both return false for such an address. */
 bool evt_known_add_(
 	struct evt_known *, const struct sockaddr *, int64_t now_ms);
 bool evt_known_has_(

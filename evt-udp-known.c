@@ -18,16 +18,8 @@
 #define BUCKETS  8192u
 #define NONE     UINT16_MAX
 
-/* An address and a port as four numbers; IPv4 as ::ffff:192.0.2.1. */
-struct who {
-	uint64_t high;
-	uint64_t low;
-	uint32_t scope;
-	uint32_t port;
-};
-
 struct known {
-	struct who who;
+	struct evt_udp_who who;
 	int64_t until_ms;
 	uint16_t next; /* in its bucket */
 	uint16_t newer, older;
@@ -64,7 +56,7 @@ void evt_known_free_(struct evt_known *known)
 	free(known);
 }
 
-static bool who_is(const struct sockaddr *addr, struct who *who)
+bool evt_udp_who_(const struct sockaddr *addr, struct evt_udp_who *who)
 {
 	static const unsigned char mapped[12] = {[10] = 0xff, [11] = 0xff};
 	unsigned char bytes[16];
@@ -90,22 +82,17 @@ static bool who_is(const struct sockaddr *addr, struct who *who)
 	return true;
 }
 
-static uint64_t mix(uint64_t x)
+static uint32_t bucket_of(
+	const struct evt_known *known, const struct evt_udp_who *who)
 {
-	x *= 0x9e3779b97f4a7c15u;
-	return x ^ x >> 32;
+	const uint64_t words[] = {
+		who->high, who->low, (uint64_t)who->scope << 32 | who->port};
+
+	return (uint32_t)evt_siphash_(known->key, words, 3) & (BUCKETS - 1);
 }
 
-static uint32_t bucket_of(const struct evt_known *known, const struct who *who)
-{
-	uint64_t x = mix(who->high ^ known->key[0]);
-
-	x = mix(x + (who->low ^ known->key[1]));
-	x = mix(x + ((uint64_t)who->scope << 32 | who->port));
-	return (uint32_t)x & (BUCKETS - 1);
-}
-
-static uint16_t find(const struct evt_known *known, const struct who *who)
+static uint16_t find(
+	const struct evt_known *known, const struct evt_udp_who *who)
 {
 	uint16_t i = known->buckets[bucket_of(known, who)];
 
@@ -162,11 +149,11 @@ static uint16_t place_for_one(struct evt_known *known)
 bool evt_known_add_(
 	struct evt_known *known, const struct sockaddr *addr, int64_t now_ms)
 {
-	struct who who;
+	struct evt_udp_who who;
 	uint16_t *bucket;
 	uint16_t i;
 
-	if (!who_is(addr, &who))
+	if (!evt_udp_who_(addr, &who))
 		return false;
 	i = find(known, &who);
 	if (i != NONE) {
@@ -186,10 +173,10 @@ bool evt_known_add_(
 bool evt_known_has_(const struct evt_known *known, const struct sockaddr *addr,
 	int64_t now_ms)
 {
-	struct who who;
+	struct evt_udp_who who;
 	uint16_t i;
 
-	if (!who_is(addr, &who))
+	if (!evt_udp_who_(addr, &who))
 		return false;
 	i = find(known, &who);
 	return i != NONE && now_ms < known->all[i].until_ms;

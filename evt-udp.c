@@ -164,7 +164,7 @@ void evt_udp_forget_senders_(struct evt_worker *worker)
 
 /* evt-udp.h */
 
-static int check(const struct evt_udp_socket *sock, const char *call)
+int evt_udp_check_(const struct evt_udp_socket *sock, const char *call)
 {
 	if (evt_forked_())
 		return evt_fail_(EPERM, "%s in a forked child", call);
@@ -180,7 +180,7 @@ static int check(const struct evt_udp_socket *sock, const char *call)
 static int check_data(struct evt_udp_socket *sock, const char *call,
 	const void *data, size_t len)
 {
-	if (check(sock, call) == -1)
+	if (evt_udp_check_(sock, call) == -1)
 		return -1;
 	if (!data && len > 0)
 		return evt_fail_(EINVAL, "%s of NULL", call);
@@ -263,7 +263,7 @@ int evt_udp_validated(
 {
 	struct evt_worker *worker;
 
-	if (check(sock, "evt_udp_validated") == -1)
+	if (evt_udp_check_(sock, "evt_udp_validated") == -1)
 		return -1;
 	if (!sender)
 		return evt_fail_(EINVAL, "evt_udp_validated without a sender");

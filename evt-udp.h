@@ -97,6 +97,23 @@ int evt_udp_send(struct evt_udp_socket *sock, const struct sockaddr *to,
 int evt_udp_validated(
 	struct evt_udp_socket *sock, const struct sockaddr *sender);
 
+#define EVT_UDP_TOKEN 8 /* bytes */
+
+/*
+ * A way to find that out, and nothing is kept in between: answer a stranger
+ * with a token; who sends it back, at the latest five minutes later and from
+ * the same address and port, has got what was sent there. Any worker's socket
+ * of the listener knows it again. -1: EINVAL.
+ */
+int evt_udp_token(struct evt_udp_socket *sock, const struct sockaddr *sender,
+	unsigned char token[EVT_UDP_TOKEN]);
+
+/* 0: it is this sender's token, and he is validated. -1: EACCES, without a
+ * line, it is not, or it is too old; EINVAL, ENOMEM. */
+int evt_udp_check_token(struct evt_udp_socket *sock,
+	const struct sockaddr *sender,
+	const unsigned char token[EVT_UDP_TOKEN]);
+
 #ifdef __cplusplus
 }
 #endif
