@@ -104,7 +104,8 @@ static int open_udp(struct evt_listener *listener, const struct sockaddr *addr,
 	int nr = listener->pool->options.workers;
 
 	if (check_is_free(addr, len, SOCK_DGRAM, step) == -1 ||
-		evt_udp_open_(listener->udp, nr, addr, len, step) == -1)
+		evt_udp_open_(listener->udp, nr, addr, len, steer->len == 0,
+			step) == -1)
 		return -1;
 	listener->port = listener->udp[0]->port;
 	*step = "steer";

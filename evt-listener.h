@@ -98,8 +98,8 @@ struct evt_listen_options {
 
 	/*
 	 * Of udp: and unixgram: there count max_input (longer datagrams are cut
-	 * there: 65,536), max_output (bytes of answers, and some for each,
-	 * that wait in a socket: 1 MiB), unix_mode and on_error; choice,
+	 * there: 65,536, and no more than that), max_output (bytes of answers,
+	 * and some for each, that wait in a socket: 1 MiB), unix_mode and on_error; choice,
 	 * choose and max_per_source are EINVAL, and what else is above is
 	 * ignored, so that a server of both can have one struct.
 	 */
@@ -107,7 +107,8 @@ struct evt_listen_options {
 	/* Of udp:, if len is not 0: what has the same bytes there comes to the
 	 * same worker, from whatever address; what is too short, and all
 	 * without this option, by a hash of the sender's. When a worker is
-	 * lost the others' shares may change. */
+	 * lost the others' shares may change. Local senders must not join
+	 * theirs (UDP_SEGMENT): all of one message go where the first does. */
 	struct evt_steer steer;
 
 	/* Of udp:, answers to a sender who was not validated: together at most

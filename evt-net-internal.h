@@ -46,6 +46,7 @@ struct evt_net_listen {
 	bool bound_only; /* a stream that does not listen */
 	bool reuseport;  /* others of ours share the address */
 	bool batches;    /* of datagrams, as evt-udp.c reads them */
+	bool joined;     /* of one sender, where the kernel can do that */
 	bool keepalive;  /* what is accepted notices a peer that is dead */
 	int defer_s; /* accepted once it has sent something, or after so long
 			   without; 0: at once */

@@ -221,10 +221,9 @@ static bool is_any(const struct sockaddr *addr)
 
 /*
  * Each datagram says which address was asked, where that can be several, and
- * how many the kernel has dropped; what became of answers is told; datagrams
- * may come joined, where the kernel can do that.
+ * how many the kernel has dropped; what became of answers is told.
  */
-static int set_batch_options(int fd, const struct sockaddr *addr)
+static int set_batch_options(int fd, const struct sockaddr *addr, bool joined)
 {
 	bool ipv6 = addr->sa_family == AF_INET6;
 
@@ -236,7 +235,8 @@ static int set_batch_options(int fd, const struct sockaddr *addr)
 		set_option(fd, IPPROTO_IP, IP_RECVERR, 1) == -1 ||
 		(ipv6 && set_option(fd, IPPROTO_IPV6, IPV6_RECVERR, 1) == -1))
 		return -1;
-	(void)set_option(fd, IPPROTO_UDP, UDP_GRO, 1);
+	if (joined)
+		(void)set_option(fd, IPPROTO_UDP, UDP_GRO, 1);
 	widen(fd, SO_RCVBUF);
 	widen(fd, SO_SNDBUF);
 	return 0;
@@ -258,7 +258,7 @@ static int set_server_options(
 	if (how->reuseport && set_option(fd, SOL_SOCKET, SO_REUSEPORT, 1) == -1)
 		return -1;
 	if (how->batches)
-		return set_batch_options(fd, addr);
+		return set_batch_options(fd, addr, how->joined);
 	if (how->socktype != SOCK_STREAM)
 		return 0;
 	if (set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1) == -1)

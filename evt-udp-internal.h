@@ -16,6 +16,7 @@
 #include <sys/un.h>
 
 struct evt_url;
+struct ifaddrs;
 
 #define EVT_UDP_BYTES 65536 /* for each of a batch: more than one can have */
 
@@ -109,7 +110,9 @@ struct evt_udp_socket {
 	size_t joins_below;          /* longer datagrams are not joined */
 	uint32_t dropped;            /* as the kernel has said last */
 	struct evt_udp_unsent *first_unsent, *last_unsent;
-	size_t unsent; /* bytes of these */
+	size_t unsent;        /* bytes of these */
+	struct ifaddrs *ours; /* NULL, or our addresses at ours_at_ms */
+	int64_t ours_at_ms;
 
 	struct evt_udp_in in;
 	struct evt_udp_out out;
@@ -123,9 +126,11 @@ struct evt_udp_socket *evt_udp_new_(
 void evt_udp_free_(struct evt_udp_socket *);
 
 /* Opens sockets[0..nr-1] on one address, whose port, if it is 0, the kernel
- * chooses; all or none. 0, or -1, *step naming the call; no line. */
+ * chooses; all or none; joined: datagrams may come so. 0, or -1, *step naming
+ * the call; no line. */
 int evt_udp_open_(struct evt_udp_socket *const *sockets, int nr,
-	const struct sockaddr *addr, socklen_t len, const char **step);
+	const struct sockaddr *addr, socklen_t len, bool joined,
+	const char **step);
 
 /* Takes a unix socket that is bound at where. */
 void evt_udp_take_(struct evt_udp_socket *, int fd, const char *where);
@@ -177,7 +182,7 @@ void evt_udp_end_(struct evt_udp_socket *);
 /* Sets up what is received into. It is bound. */
 void evt_udp_prepare_(struct evt_udp_socket *);
 
-/* Reads once, and hands over: true if there may be more. */
+/* Reads once, and hands over: false if there was nothing. */
 bool evt_udp_receive_(struct evt_udp_socket *);
 
 /* Counts the errors of earlier answers. */
@@ -202,6 +207,12 @@ void evt_udp_send_unsent_(struct evt_udp_socket *);
 
 /* It is closed: what waits is lost, and counted. */
 void evt_udp_drop_unsent_(struct evt_udp_socket *);
+
+/* evt-udp-ours.c */
+
+/* True for an address of this machine's. */
+bool evt_udp_is_ours_(struct evt_udp_socket *, const struct sockaddr *);
+void evt_udp_forget_ours_(struct evt_udp_socket *);
 
 /* evt-udp-token.c */
 

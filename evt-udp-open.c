@@ -66,12 +66,9 @@ static bool is_any(const union evt_udp_addr *addr)
 }
 
 static int open_one(struct evt_udp_socket *sock, const struct sockaddr *addr,
-	socklen_t len, bool reuseport, const char **step)
+	socklen_t len, const struct evt_net_listen *how, const char **step)
 {
-	const struct evt_net_listen how = {.socktype = SOCK_DGRAM,
-		.reuseport = reuseport,
-		.batches = true};
-	int fd = evt_net_listen_(addr, len, &how, step);
+	int fd = evt_net_listen_(addr, len, how, step);
 	int error;
 
 	if (fd == -1)
@@ -94,14 +91,19 @@ static int open_one(struct evt_udp_socket *sock, const struct sockaddr *addr,
 }
 
 int evt_udp_open_(struct evt_udp_socket *const *sockets, int nr,
-	const struct sockaddr *addr, socklen_t len, const char **step)
+	const struct sockaddr *addr, socklen_t len, bool joined,
+	const char **step)
 {
+	const struct evt_net_listen how = {.socktype = SOCK_DGRAM,
+		.reuseport = nr > 1,
+		.batches = true,
+		.joined = joined};
 	union evt_udp_addr all = {.sa.sa_family = AF_UNSPEC};
 	int i;
 
 	memcpy(&all, addr, len);
 	for (i = 0; i < nr; i++) {
-		if (open_one(sockets[i], &all.sa, len, nr > 1, step) == -1) {
+		if (open_one(sockets[i], &all.sa, len, &how, step) == -1) {
 			int error = errno;
 
 			while (i-- > 0)

@@ -99,12 +99,11 @@ static void hand_over(struct evt_udp_socket *sock)
 	evt_udp_flush_(sock);
 }
 
-/* A sender that cannot be answered, or whose answer would come back here. The
- * kernel lets none from outside have an address of ours. */
-static bool is_refused(const struct evt_udp_socket *sock,
-	const union evt_udp_addr *sender, const struct sockaddr *local)
+/* A sender that cannot be answered, or whose answer would come back here, or to
+ * another socket of this pool: each worker has one of each. */
+static bool is_refused(
+	struct evt_udp_socket *sock, const union evt_udp_addr *sender)
 {
-	const union evt_udp_addr *ours = (const void *)local;
 	const struct evt_udp_socket *other;
 	in_port_t port = sender->in.sin_port; /* in one place in both */
 
@@ -113,12 +112,7 @@ static bool is_refused(const struct evt_udp_socket *sock,
 	for (other = sock->worker->udp_sockets; other; other = other->next)
 		if (other->port == ntohs(port))
 			break;
-	if (!other)
-		return false;
-	if (sender->sa.sa_family == AF_INET)
-		return sender->in.sin_addr.s_addr == ours->in.sin_addr.s_addr;
-	return memcmp(&sender->in6.sin6_addr, &ours->in6.sin6_addr,
-		       sizeof(struct in6_addr)) == 0;
+	return other && evt_udp_is_ours_(sock, &sender->sa);
 }
 
 /* What the control data says. */
@@ -191,8 +185,7 @@ static size_t take_message(struct evt_udp_socket *sock, int i, bool *joined)
 	struct said said = listen_to(sock, i, msg);
 	size_t each = said.each > 0 ? said.each : left;
 	unsigned long refused = 0;
-	bool refuse = sock->port != -1 &&
-		is_refused(sock, &in->senders[i], said.local);
+	bool refuse = sock->port != -1 && is_refused(sock, &in->senders[i]);
 
 	*joined = *joined || said.each > 0;
 	do {
@@ -288,7 +281,6 @@ bool evt_udp_receive_(struct evt_udp_socket *sock)
 {
 	struct evt_udp_in *in = &sock->in;
 	int nr = read_batch(sock);
-	bool is_full = nr == in->takes;
 	bool joined = false;
 	size_t bytes = 0;
 	int i;
@@ -305,5 +297,5 @@ bool evt_udp_receive_(struct evt_udp_socket *sock)
 	in->takes = joined ? JOINED : EVT_UDP_BATCH;
 	evt_count_(&evt_udp_counters_(sock)->bytes_in, bytes);
 	hand_over(sock);
-	return is_full;
+	return nr > 0;
 }

@@ -16,7 +16,7 @@
 
 #define AWAITED     (uint32_t)(EPOLLIN | EPOLLRDHUP) /* shut by another */
 #define PAUSE_MS    100
-#define LAST_PASSES 64 /* of a batch each, when it is closed */
+#define LAST_PASSES 256 /* of a batch each, when it is closed */
 
 /* Waiting */
 
@@ -142,9 +142,8 @@ void evt_udp_shut_(struct evt_udp_socket *sock)
 
 void evt_udp_close_(struct evt_udp_socket *sock, bool last)
 {
-	if (sock->resume && last) {
-		if (!sock->paused)
-			hand_over_the_rest(sock);
+	if (last && atomic_load(&sock->fd) != -1) {
+		hand_over_the_rest(sock);
 		evt_udp_send_unsent_(sock);
 		evt_udp_count_dropped_(sock);
 	}
@@ -153,6 +152,7 @@ void evt_udp_close_(struct evt_udp_socket *sock, bool last)
 		end_waiting(sock);
 		evt_udp_drop_unsent_(sock);
 	}
+	evt_udp_forget_ours_(sock);
 	evt_udp_shut_(sock);
 }
 

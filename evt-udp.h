@@ -65,15 +65,16 @@ struct evt_datagram {
 /*
  * Answers datagram with len bytes at data, which must stay as they are until
  * on_datagrams returns: the answers are sent then, together. In another
- * callback of this worker, or to a datagram of an earlier batch of which the
- * program has kept sender and local, it is sent at once, and counts as
+ * callback of this worker it is sent at once. To a datagram of an earlier
+ * batch, of which the program has kept sender and local, it counts as
  * evt_udp_send.
  *
  * 0: sent, or it will be. What then fails (a firewall, no route) is counted in
  * sends_failed, and told in a line. -1, nothing sent:
  *	EPERM		above the limit of amplification; counted
- *	EAGAIN		the kernel takes no more, and as much as max_output
- *			allows waits already (unixgram: the receiver's queue)
+ *	EAGAIN		the kernel takes no more, and about as much as
+ *			max_output allows waits already (unixgram: at once,
+ *			when the receiver's queue is full)
  *	EMSGSIZE	longer than a datagram can be: 65,507 bytes in IPv4
  *	EDESTADDRREQ	the sender has no name
  *	ENOTCONN	the socket is closed: listening has ended
