@@ -99,9 +99,9 @@ struct evt_listen_options {
 	/*
 	 * Of udp: and unixgram: there count max_input (longer datagrams are cut
 	 * there: 65,536, and no more than that), max_output (bytes of answers,
-	 * and some for each, that wait in a socket: 1 MiB), unix_mode and on_error; choice,
-	 * choose and max_per_source are EINVAL, and what else is above is
-	 * ignored, so that a server of both can have one struct.
+	 * and some for each, that wait in a socket: 1 MiB), unix_mode and
+	 * on_error; choice, choose and max_per_source are EINVAL, and what else
+	 * is above is ignored, so that a server of both can have one struct.
 	 */
 
 	/* Of udp:, if len is not 0: what has the same bytes there comes to the
