@@ -193,8 +193,13 @@ void evt_udp_count_dropped_(struct evt_udp_socket *);
 
 /* evt-udp-send.c */
 
+/* Whether len bytes can be sent there, with a line if not; to_len becomes the
+ * address' own. */
+int evt_udp_check_to_(const struct evt_udp_socket *, const struct sockaddr *to,
+	socklen_t *to_len, size_t len);
+
 /* from NULL: as the kernel chooses. 0, or -1 as evt_udp_reply. keeps: to stays
- * as it is until on_datagrams returns. */
+ * as it is until on_datagrams returns; else it was checked. */
 int evt_udp_put_(struct evt_udp_socket *, const struct sockaddr *to,
 	socklen_t to_len, bool keeps, const struct sockaddr *from,
 	const void *data, size_t len);

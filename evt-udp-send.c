@@ -459,15 +459,19 @@ static int put_one(struct evt_udp_socket *sock, const struct sockaddr *to,
 }
 
 /* Of the socket's kind, whole, and with a port: 0, or an error number. */
-static int check_to(const struct evt_udp_socket *sock,
+static int error_of_to(const struct evt_udp_socket *sock,
 	const struct sockaddr *to, socklen_t to_len, size_t len)
 {
 	sa_family_t family = sock->bound.sa.sa_family;
 	const struct sockaddr_in6 *in6 = (const void *)to;
 	size_t longest = LONGEST;
 
+	if (to_len < sizeof(to->sa_family))
+		return EINVAL;
+	if (sock->port == -1 && to->sa_family != AF_UNIX)
+		return EAFNOSUPPORT;
 	if (sock->port == -1)
-		return to->sa_family == AF_UNIX ? 0 : EAFNOSUPPORT;
+		return to_len <= sizeof(struct sockaddr_un) ? 0 : EINVAL;
 	if (to->sa_family != family &&
 		!(family == AF_INET6 && to->sa_family == AF_INET))
 		return EAFNOSUPPORT;
@@ -479,17 +483,27 @@ static int check_to(const struct evt_udp_socket *sock,
 	return len > longest ? EMSGSIZE : 0;
 }
 
+int evt_udp_check_to_(const struct evt_udp_socket *sock,
+	const struct sockaddr *to, socklen_t *to_len, size_t len)
+{
+	int error = error_of_to(sock, to, *to_len, len);
+
+	if (error)
+		return evt_fail_(
+			error, "sending %zu bytes on %s", len, sock->where);
+	/* It may have come with the room there was for it. */
+	if (sock->port != -1)
+		*to_len = evt_net_addr_len_(to->sa_family);
+	return 0;
+}
+
 int evt_udp_put_(struct evt_udp_socket *sock, const struct sockaddr *to,
 	socklen_t to_len, bool keeps, const struct sockaddr *from,
 	const void *data, size_t len)
 {
-	int error = keeps ? 0 : check_to(sock, to, to_len, len);
-
-	if (keeps && len > LONGEST)
-		error = check_to(sock, to, to_len, len);
-	if (error)
-		return evt_fail_(
-			error, "sending %zu bytes on %s", len, sock->where);
+	if (keeps && len > LONGEST &&
+		evt_udp_check_to_(sock, to, &to_len, len) == -1)
+		return -1;
 	from = from_of(sock, from);
 	if (!sock->in_callback || sock->is_sending || sock->port == -1)
 		return put_one(sock, to, to_len, from, data, len);

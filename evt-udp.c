@@ -208,6 +208,18 @@ static int refuse(struct evt_udp_socket *sock)
 	return -1;
 }
 
+/* To whoever it is, but the sender of a datagram that is in the batch. */
+static int put_to(struct evt_udp_socket *sock, const struct sockaddr *to,
+	socklen_t to_len, const struct sockaddr *from, const void *data,
+	size_t len)
+{
+	if (evt_udp_check_to_(sock, to, &to_len, len) == -1)
+		return -1;
+	if (!is_trusted(sock, to))
+		return refuse(sock);
+	return evt_udp_put_(sock, to, to_len, false, from, data, len);
+}
+
 int evt_udp_reply(struct evt_udp_socket *sock,
 	const struct evt_datagram *datagram, const void *data, size_t len)
 {
@@ -220,20 +232,16 @@ int evt_udp_reply(struct evt_udp_socket *sock,
 		return -1;
 	if (!datagram)
 		return evt_fail_(EINVAL, "evt_udp_reply without a datagram");
-	if (datagram->sender_len == 0) {
+	if (datagram->sender_len == 0 || !datagram->sender) {
 		errno = EDESTADDRREQ;
 		return -1;
 	}
 	in = &sock->in;
 	is_here = sock->in_callback && datagram >= in->batch &&
 		datagram < in->batch + in->nr;
-	if (!is_here) {
-		if (!is_trusted(sock, datagram->sender))
-			return refuse(sock);
-		return evt_udp_put_(sock, datagram->sender,
-			datagram->sender_len, false, datagram->local, data,
-			len);
-	}
+	if (!is_here)
+		return put_to(sock, datagram->sender, datagram->sender_len,
+			datagram->local, data, len);
 	answered = &in->answered[datagram - in->batch];
 	limit = (uint64_t)sock->setup->amplification * datagram->len;
 	if (*answered + len > limit && !is_trusted(sock, datagram->sender))
@@ -250,12 +258,9 @@ int evt_udp_send(struct evt_udp_socket *sock, const struct sockaddr *to,
 {
 	if (check_data(sock, "evt_udp_send", data, len) == -1)
 		return -1;
-	if (!to || to_len < sizeof(to->sa_family) ||
-		to_len > sizeof(union evt_udp_addr))
+	if (!to)
 		return evt_fail_(EINVAL, "evt_udp_send without an address");
-	if (!is_trusted(sock, to))
-		return refuse(sock);
-	return evt_udp_put_(sock, to, to_len, false, NULL, data, len);
+	return put_to(sock, to, to_len, NULL, data, len);
 }
 
 int evt_udp_validated(
