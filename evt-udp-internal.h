@@ -105,6 +105,7 @@ struct evt_udp_socket {
 	struct evt_udp_socket *next; /* of the worker's */
 	struct event *resume;        /* NULL before, and once it is closed */
 	bool paused;                 /* after an error of the system's */
+	bool fails;                  /* which has had its line */
 	bool in_callback;            /* on_datagrams: answers are gathered */
 	bool is_sending;             /* what was gathered */
 	size_t joins_below;          /* longer datagrams are not joined */

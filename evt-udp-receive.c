@@ -267,7 +267,9 @@ static void fail(struct evt_udp_socket *sock, int error)
 		setup->on_broken(setup, error);
 		break;
 	default:
-		evt_fail_(error, "receiving on %s pauses", sock->where);
+		if (!sock->fails)
+			evt_fail_(error, "receiving on %s pauses", sock->where);
+		sock->fails = true;
 		evt_udp_pause_(sock);
 	}
 }
@@ -289,6 +291,7 @@ bool evt_udp_receive_(struct evt_udp_socket *sock)
 		fail(sock, errno);
 		return false;
 	}
+	sock->fails = false;
 	for (i = 0; i < nr; i++) {
 		bytes += take_message(sock, i, &joined);
 		reset_message(&in->messages[i].msg_hdr);

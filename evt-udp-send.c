@@ -66,17 +66,7 @@ static void add_from(struct msghdr *msg, const struct sockaddr *from)
 	}
 }
 
-/* Without what says how large the parts of a joined one are. */
-static size_t control_of_one(const struct msghdr *msg)
-{
-	const struct cmsghdr *first = CMSG_FIRSTHDR(msg);
-
-	if (!first || first->cmsg_level == IPPROTO_UDP)
-		return 0;
-	return CMSG_ALIGN(first->cmsg_len);
-}
-
-/* Sending one */
+/* Sending one, and what to do if that fails */
 
 static void count_sent(
 	struct evt_udp_socket *sock, unsigned long nr, unsigned long bytes)
@@ -101,6 +91,79 @@ static ssize_t transmit(struct evt_udp_socket *sock, const struct msghdr *msg)
 		sent = sendmsg(fd, msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 	while (sent == -1 && errno == EINTR);
 	return sent;
+}
+
+/* Without what says how large the parts of a joined one are. */
+static size_t control_of_one(const struct msghdr *msg)
+{
+	const struct cmsghdr *first = CMSG_FIRSTHDR(msg);
+
+	if (!first || first->cmsg_level == IPPROTO_UDP)
+		return 0;
+	return CMSG_ALIGN(first->cmsg_len);
+}
+
+static size_t transmit_apart(
+	struct evt_udp_socket *sock, struct msghdr *msg, bool *is_full);
+
+/*
+ * The second try: what the kernel has said may be of an earlier answer; it may
+ * be that parts are too long for the device they would go through, or that it
+ * cannot take them apart; or that we do not have the address that was asked (a
+ * broadcast's). How many datagrams failed again, and errno why. is_full: there
+ * is no room, for what then is left in msg.
+ */
+static size_t try_otherwise(struct evt_udp_socket *sock, struct msghdr *msg,
+	int error, bool *is_full)
+{
+	ssize_t sent = -1;
+
+	errno = error;
+	if (evt_udp_is_of_answer_(error))
+		sent = transmit(sock, msg);
+	if (sent == -1 && msg->msg_iovlen > 1 && errno != EAGAIN) {
+		if (errno == EINVAL || errno == EMSGSIZE || errno == EIO ||
+			errno == EOPNOTSUPP)
+			sock->joins_below = msg->msg_iov[0].iov_len;
+		return transmit_apart(sock, msg, is_full);
+	}
+	if (sent == -1 && errno == EINVAL && msg->msg_controllen > 0) {
+		msg->msg_controllen = 0;
+		sent = transmit(sock, msg);
+	}
+	*is_full = sent == -1 && errno == EAGAIN;
+	if (*is_full)
+		return 0;
+	if (sent == -1)
+		return msg->msg_iovlen;
+	count_sent(sock, msg->msg_iovlen, (unsigned long)sent);
+	return 0;
+}
+
+static size_t transmit_apart(
+	struct evt_udp_socket *sock, struct msghdr *msg, bool *is_full)
+{
+	size_t failed = 0;
+	int error = 0;
+
+	for (; msg->msg_iovlen > 0; msg->msg_iov++, msg->msg_iovlen--) {
+		struct msghdr one = *msg;
+		ssize_t sent;
+
+		one.msg_iovlen = 1;
+		one.msg_controllen = control_of_one(msg);
+		sent = transmit(sock, &one);
+		*is_full = sent == -1 && errno == EAGAIN;
+		if (sent != -1)
+			count_sent(sock, 1, (unsigned long)sent);
+		else if (!*is_full &&
+			try_otherwise(sock, &one, errno, is_full) > 0)
+			failed++, error = errno;
+		if (*is_full)
+			break;
+	}
+	errno = error;
+	return failed;
 }
 
 /* Those that the kernel did not take */
@@ -141,11 +204,6 @@ static void take_first(struct evt_udp_socket *sock)
 	free(it);
 }
 
-static bool can_wait(const struct evt_udp_socket *sock)
-{
-	return sock->port != -1 && sock->resume;
-}
-
 /* If it cannot be waited for, it is tried again after a while. */
 static void await_room(struct evt_udp_socket *sock)
 {
@@ -159,79 +217,6 @@ static bool has_room_for(const struct evt_udp_socket *sock, size_t len)
 
 	return sock->unsent < max &&
 		max - sock->unsent >= sizeof(struct evt_udp_unsent) + len;
-}
-
-/* 0, or -1: EAGAIN, or ENOMEM with its line. */
-static int keep_within_bound(
-	struct evt_udp_socket *sock, const struct msghdr *msg)
-{
-	if (!can_wait(sock) || !has_room_for(sock, msg->msg_iov->iov_len)) {
-		errno = EAGAIN;
-		return -1;
-	}
-	if (keep(sock, msg, msg->msg_iov) == -1)
-		return evt_fail_(ENOMEM, "sending on %s", sock->where);
-	await_room(sock);
-	return 0;
-}
-
-/* The second try */
-
-static size_t transmit_apart(struct evt_udp_socket *sock, struct msghdr *msg);
-
-/*
- * What the kernel has said may be of an earlier answer; it may
- * be that parts are too long for the device they would go through, or that it
- * cannot take them apart; or that we do not have the address that was asked (a
- * broadcast's). How many datagrams failed again, and errno why.
- */
-static size_t try_otherwise(
-	struct evt_udp_socket *sock, struct msghdr *msg, int error)
-{
-	ssize_t sent = -1;
-
-	errno = error;
-	if (evt_udp_is_of_answer_(error))
-		sent = transmit(sock, msg);
-	if (sent == -1 && msg->msg_iovlen > 1) {
-		if (errno == EINVAL || errno == EMSGSIZE || errno == EIO ||
-			errno == EOPNOTSUPP)
-			sock->joins_below = msg->msg_iov[0].iov_len;
-		return transmit_apart(sock, msg);
-	}
-	if (sent == -1 && errno == EINVAL && msg->msg_controllen > 0) {
-		msg->msg_controllen = 0;
-		sent = transmit(sock, msg);
-	}
-	if (sent == -1 && errno == EAGAIN && can_wait(sock))
-		return keep(sock, msg, msg->msg_iov) == -1;
-	if (sent == -1)
-		return 1;
-	count_sent(sock, msg->msg_iovlen, (unsigned long)sent);
-	return 0;
-}
-
-static size_t transmit_apart(struct evt_udp_socket *sock, struct msghdr *msg)
-{
-	size_t failed = 0;
-	size_t i;
-	int error = 0;
-
-	for (i = 0; i < msg->msg_iovlen; i++) {
-		struct msghdr one = *msg;
-		ssize_t sent;
-
-		one.msg_iov = &msg->msg_iov[i];
-		one.msg_iovlen = 1;
-		one.msg_controllen = control_of_one(msg);
-		sent = transmit(sock, &one);
-		if (sent != -1)
-			count_sent(sock, 1, (unsigned long)sent);
-		else if (try_otherwise(sock, &one, errno) > 0)
-			failed++, error = errno;
-	}
-	errno = error;
-	return failed;
 }
 
 /* Messages together */
@@ -261,11 +246,14 @@ static int send_messages(struct evt_udp_socket *sock)
 		if (sent == -1 && errno == EAGAIN)
 			break;
 		if (sent == -1 && errno != EINTR) {
+			bool is_full = false;
 			size_t failed = try_otherwise(
-				sock, &from->msg_hdr, errno);
+				sock, &from->msg_hdr, errno, &is_full);
 
 			if (failed > 0)
 				say_failed(sock, errno, failed);
+			if (is_full)
+				break;
 			done++;
 		}
 		for (i = 0; i < sent; i++) {
@@ -276,7 +264,6 @@ static int send_messages(struct evt_udp_socket *sock)
 			count_sent(sock, nr, bytes);
 		done += sent > 0 ? sent : 0;
 	}
-	await_room(sock); /* for what was kept on the way */
 	return done;
 }
 
@@ -421,22 +408,40 @@ static bool has_gathered_enough(const struct evt_udp_socket *sock, size_t len)
 
 static int send_now(struct evt_udp_socket *sock, struct msghdr *msg)
 {
+	bool can_wait = sock->port != -1 && sock->resume && !sock->paused;
 	ssize_t sent = transmit(sock, msg);
+	bool is_full = sent == -1 && errno == EAGAIN;
 
 	if (sent != -1) {
 		count_sent(sock, 1, (unsigned long)sent);
 		return 0;
 	}
-	if (errno == EAGAIN)
-		return keep_within_bound(sock, msg);
-	if (try_otherwise(sock, msg, errno) == 0) {
-		await_room(sock);
-		return 0;
+	if (!is_full && try_otherwise(sock, msg, errno, &is_full) > 0) {
+		count_failed(sock, 1);
+		return evt_fail_(errno, "sending on %s", sock->where);
 	}
-	if (errno == EAGAIN)
+	if (!is_full)
+		return 0;
+	if (!can_wait || !has_room_for(sock, msg->msg_iov->iov_len)) {
+		errno = EAGAIN;
 		return -1;
-	count_failed(sock, 1);
-	return evt_fail_(errno, "sending on %s", sock->where);
+	}
+	if (keep(sock, msg, msg->msg_iov) == -1)
+		return evt_fail_(ENOMEM, "sending on %s", sock->where);
+	await_room(sock);
+	return 0;
+}
+
+/* Behind those that wait. */
+static int wait_behind(struct evt_udp_socket *sock, const struct msghdr *msg)
+{
+	if (!has_room_for(sock, msg->msg_iov->iov_len)) {
+		errno = EAGAIN;
+		return -1;
+	}
+	if (keep(sock, msg, msg->msg_iov) == -1)
+		return evt_fail_(ENOMEM, "sending on %s", sock->where);
+	return 0;
 }
 
 static int put_one(struct evt_udp_socket *sock, const struct sockaddr *to,
@@ -453,9 +458,8 @@ static int put_one(struct evt_udp_socket *sock, const struct sockaddr *to,
 
 	if (from)
 		add_from(&msg, from);
-	if (sock->first_unsent) /* or it would overtake them */
-		return keep_within_bound(sock, &msg);
-	return send_now(sock, &msg);
+	return sock->first_unsent ? wait_behind(sock, &msg)
+				  : send_now(sock, &msg);
 }
 
 /* Of the socket's kind, whole, and with a port: 0, or an error number. */
