@@ -471,6 +471,7 @@ static void a_closed_socket_sends_nothing(void **state)
 	exchanges(fd, "open");
 	name_other(fd);
 	evt_listener_close(server.listener);
+	assert_true(WAIT_FOR(is_shut(0)));
 	assert_true(on_worker(0, closed_task, NULL));
 	assert_int_equal(log_lines(EVT_LOG_WARN), 0);
 	assert_int_equal(send(fd, "closed", 6, 0), 6);

@@ -18,6 +18,7 @@
 #define UDP_RIG_H
 
 #include "listen_rig.h"
+#include "../evt-listener-internal.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -199,6 +200,12 @@ static inline struct evt_udp_socket *socket_of(int worker)
 {
 	return evt_listener_udp(
 		server.listener, evt_pool_worker(server.pool, worker));
+}
+
+/* It is closed. */
+static inline bool is_shut(int worker)
+{
+	return atomic_load(&server.listener->udp[worker]->fd) == -1;
 }
 
 /* Held until open_gate: what comes queues up meanwhile. */
