@@ -216,8 +216,10 @@ void evt_udp_drop_unsent_(struct evt_udp_socket *);
 
 /* evt-udp-ours.c */
 
-/* True for an address of this machine's. */
-bool evt_udp_is_ours_(struct evt_udp_socket *, const struct sockaddr *);
+/* True if other can be reached at that address; sock remembers what it asks
+ * the system for that. */
+bool evt_udp_has_address_(struct evt_udp_socket *sock,
+	const struct evt_udp_socket *other, const struct sockaddr *);
 void evt_udp_forget_ours_(struct evt_udp_socket *);
 
 /* evt-udp-token.c */

@@ -1,7 +1,8 @@
 /*
- * evt-udp-ours.c: whether an address is one of this machine's, asked of the few
- * datagrams that come from a port of ours. getifaddrs(3) knows, and takes some
- * time: it is asked once a second at most, whatever comes.
+ * evt-udp-ours.c: whether a socket has an address, asked of the few datagrams
+ * that come from a port of ours. One that is bound to any has all that the
+ * machine has. getifaddrs(3) knows them, and takes some time: it is asked once
+ * a second at most, whatever comes.
  */
 #include "evt-udp-internal.h"
 #include "evt-log-internal.h"
@@ -57,14 +58,17 @@ static bool to_in6(const struct sockaddr *from, struct in6_addr *addr)
 	return true;
 }
 
-bool evt_udp_is_ours_(struct evt_udp_socket *sock, const struct sockaddr *addr)
+bool evt_udp_has_address_(struct evt_udp_socket *sock,
+	const struct evt_udp_socket *other, const struct sockaddr *addr)
 {
 	const struct ifaddrs *it;
 	struct in6_addr asked;
 	struct in6_addr ours;
 
-	if (!to_in6(addr, &asked))
+	if (!to_in6(addr, &asked) || !to_in6(&other->bound.sa, &ours))
 		return false;
+	if (!other->asks_local)
+		return memcmp(&ours, &asked, sizeof(ours)) == 0;
 	if (is_loopback(&asked))
 		return true;
 	look(sock);

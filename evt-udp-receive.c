@@ -99,8 +99,8 @@ static void hand_over(struct evt_udp_socket *sock)
 	evt_udp_flush_(sock);
 }
 
-/* A sender that cannot be answered, or whose answer would come back here, or to
- * another socket of this pool: each worker has one of each. */
+/* A sender that cannot be answered, or whose answer would come back to us: each
+ * worker has one of all sockets. */
 static bool is_refused(
 	struct evt_udp_socket *sock, const union evt_udp_addr *sender)
 {
@@ -110,9 +110,10 @@ static bool is_refused(
 	if (port == 0)
 		return true;
 	for (other = sock->worker->udp_sockets; other; other = other->next)
-		if (other->port == ntohs(port))
-			break;
-	return other && evt_udp_is_ours_(sock, &sender->sa);
+		if (other->port == ntohs(port) &&
+			evt_udp_has_address_(sock, other, &sender->sa))
+			return true;
+	return false;
 }
 
 /* What the control data says. */
