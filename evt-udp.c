@@ -12,6 +12,8 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <limits.h>
+#include <linux/filter.h>
 #include <unistd.h>
 
 #define AWAITED     (uint32_t)(EPOLLIN | EPOLLRDHUP) /* shut by another */
@@ -123,12 +125,24 @@ static void end_waiting(struct evt_udp_socket *sock)
 	sock->resume = NULL;
 }
 
-/* The kernel would throw away what waits in the socket. */
+/* From now on the kernel drops what comes, and counts it. */
+static bool take_no_more(struct evt_udp_socket *sock)
+{
+	struct sock_filter none = BPF_STMT(BPF_RET | BPF_K, 0);
+	const struct sock_fprog filter = {.len = 1, .filter = &none};
+
+	return sock->port != -1 &&
+		setsockopt(atomic_load(&sock->fd), SOL_SOCKET, SO_ATTACH_FILTER,
+			&filter, sizeof(filter)) == 0;
+}
+
+/* The kernel would throw away what waits in the socket. Where it goes on
+ * taking, not for ever. */
 static void hand_over_the_rest(struct evt_udp_socket *sock)
 {
-	int pass;
+	int passes = take_no_more(sock) ? INT_MAX : LAST_PASSES;
 
-	for (pass = 0; pass < LAST_PASSES && evt_udp_receive_(sock); pass++)
+	while (passes-- > 0 && evt_udp_receive_(sock))
 		;
 }
 
@@ -148,10 +162,8 @@ void evt_udp_close_(struct evt_udp_socket *sock, bool last)
 		evt_udp_count_dropped_(sock);
 	}
 	/* Or it has failed just now. */
-	if (sock->resume) {
-		end_waiting(sock);
-		evt_udp_drop_unsent_(sock);
-	}
+	end_waiting(sock);
+	evt_udp_drop_unsent_(sock);
 	evt_udp_forget_ours_(sock);
 	evt_udp_shut_(sock);
 }
