@@ -110,8 +110,8 @@ static int open_udp(struct evt_listener *listener, const struct sockaddr *addr,
 	listener->port = listener->udp[0]->port;
 	*step = "steer";
 	if (steer->len == 0 || nr == 1 ||
-		evt_udp_steer_(listener->udp, nr, steer->offset, steer->len) ==
-			0)
+		evt_udp_steer_(
+			listener->udp[0], nr, steer->offset, steer->len) == 0)
 		return 0;
 	shut_and_keep_errno(listener);
 	return -1;

@@ -140,8 +140,7 @@ void evt_udp_take_(struct evt_udp_socket *, int fd, const char *where);
 
 /* Has a hash of len bytes at offset choose among the nr sockets of a group:
  * 0, or -1. */
-int evt_udp_steer_(
-	struct evt_udp_socket *const *sockets, int nr, int offset, int len);
+int evt_udp_steer_(const struct evt_udp_socket *, int nr, int offset, int len);
 
 /* evt-udp.c */
 

@@ -183,19 +183,13 @@ static void write_program(
 }
 
 int evt_udp_steer_(
-	struct evt_udp_socket *const *sockets, int nr, int offset, int len)
+	const struct evt_udp_socket *sock, int nr, int offset, int len)
 {
 	struct program program = {.len = 0};
 	struct sock_fprog filter = {.filter = program.code};
-	const int none = 0;
-	int i;
 
-	/* What is joined would all go where the first of it does. */
-	for (i = 0; i < nr; i++)
-		(void)setsockopt(atomic_load(&sockets[i]->fd), IPPROTO_UDP,
-			UDP_GRO, &none, sizeof(none));
 	write_program(&program, nr, (uint32_t)offset, (uint32_t)len);
 	filter.len = program.len;
-	return setsockopt(atomic_load(&sockets[0]->fd), SOL_SOCKET,
+	return setsockopt(atomic_load(&sock->fd), SOL_SOCKET,
 		SO_ATTACH_REUSEPORT_CBPF, &filter, sizeof(filter));
 }
