@@ -362,7 +362,7 @@ static inline void dns_data_name(struct dns_file *file, const char *what)
 {
 	static const uint8_t pointer[2];
 	struct dns_record *record = &file->record;
-	struct dns_link link = {.at = record->len};
+	struct dns_link link = {.at = (uint16_t)(DNS_FIXED + record->len)};
 	struct dns_name name;
 
 	dns_need_name(file, what, &name);
@@ -371,7 +371,7 @@ static inline void dns_data_name(struct dns_file *file, const char *what)
 	if (dns_in_zone(file->zone, &name)) {
 		dns_data_bytes(file, name.wire,
 			(size_t)name.len - file->zone->apex->len);
-		link.end = record->len;
+		link.end = (uint16_t)(DNS_FIXED + record->len);
 		dns_data_bytes(file, pointer, sizeof(pointer));
 	} else {
 		dns_data_bytes(file, name.wire, name.len);

@@ -94,7 +94,8 @@ struct dns_record {
 	uint16_t type;
 	uint16_t nr_links;
 	uint16_t len;
-	struct dns_link links[2]; /* their places count from the data's start */
+	struct dns_link links[2]; /* their places count from its start, the
+				     data's being DNS_FIXED */
 	uint8_t data[DNS_MAX_SET];
 };
 
@@ -308,8 +309,8 @@ static inline const char *dns_set_add(
 		struct dns_link *link = &set->links[set->nr_links++];
 
 		*link = record->links[i];
-		link->at = (uint16_t)(link->at + start);
-		link->end = (uint16_t)(link->end ? link->end + start : 0);
+		link->at = (uint16_t)(link->at + set->len);
+		link->end = (uint16_t)(link->end ? link->end + set->len : 0);
 	}
 	dns_put16(set->wire + set->len, DNS_POINTER | DNS_QUESTION);
 	dns_put16(set->wire + set->len + 2, record->type);
