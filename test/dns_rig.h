@@ -120,8 +120,9 @@ __attribute__((format(printf, 2, 3))) static inline bool tell(
 
 static inline void tell_byte(struct text *text, uint8_t byte)
 {
-	if (byte > ' ' && byte < 0x7f && byte != '.' && byte != '\\')
-		tell(text, "%c", byte);
+	if (byte > ' ' && byte < 0x7f && byte != '.' && byte != '\\' &&
+		text->len + 1 < sizeof(text->at))
+		text->at[text->len++] = (char)byte;
 	else
 		tell(text, "\\%03d", byte);
 }
@@ -134,7 +135,7 @@ static inline bool tell_name(
 	size_t part = here; /* where what is read now begins */
 	size_t total = 1;
 	bool jumped = false;
-	uint8_t len;
+	unsigned len;
 
 	if (here < from->len && from->wire[here] == 0)
 		tell(text, ".");
@@ -153,7 +154,7 @@ static inline bool tell_name(
 				tell(text, ".");
 			continue;
 		}
-		total += len + 1U;
+		total += len + 1;
 		if (len > 63 || here + 1 + len > from->len || total > 255)
 			return false;
 		while (len-- > 0)
