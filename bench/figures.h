@@ -83,7 +83,8 @@ static inline void print_figures(const char *side, series *figure, int rounds)
 	printf("%-11s", side);
 	print_figure(figure[CPU], rounds, 2, 13);
 	print_figure(figure[RATE], rounds, 0, 15);
-	print_figure(figure[P99], rounds, 0, 0);
+	if (figure[P99][0] > 0)
+		print_figure(figure[P99], rounds, 0, 0);
 	record_figures(side, figure, rounds);
 }
 

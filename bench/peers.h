@@ -36,6 +36,17 @@ static inline int is_there(const char *program)
 	return 0;
 }
 
+/* Where Debian has nginx, haproxy and nsd is not in everybody's PATH. */
+static inline void look_in_sbin(void)
+{
+	const char *old = getenv("PATH");
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s:/usr/sbin", old ? old : "/usr/bin");
+	if (setenv("PATH", path, 1) == -1)
+		give_up("setenv", strerror(errno));
+}
+
 static inline int loopback_socket(const char *port, struct sockaddr_in *addr)
 {
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -74,24 +74,28 @@ static inline long process_memory_kib(const struct child *child)
 	return kib;
 }
 
-/* The CPU time of the process and of those that it has started: nginx has a
- * process for each worker. */
-static inline int64_t family_cpu_ns(const struct child *child)
+/* Of the process, and of those that it has started, and so on: nginx has a
+ * process for each worker, nsd one that starts those of its workers. */
+static inline int64_t family_cpu_ns_of(pid_t pid)
 {
-	int64_t sum = child_cpu_ns(child);
+	int64_t sum = process_cpu_ns(pid);
 	char file[64];
 	FILE *children;
-	int pid;
+	int child;
 
-	snprintf(file, sizeof(file), "/proc/%d/task/%d/children", child->pid,
-		child->pid);
+	snprintf(file, sizeof(file), "/proc/%d/task/%d/children", pid, pid);
 	children = fopen(file, "re");
 	if (!children)
-		give_up(child->path, "no children in /proc");
-	while (fscanf(children, "%d", &pid) == 1)
-		sum += process_cpu_ns(pid);
+		give_up("a server", "no children in /proc");
+	while (fscanf(children, "%d", &child) == 1)
+		sum += family_cpu_ns_of(child);
 	fclose(children);
 	return sum;
+}
+
+static inline int64_t family_cpu_ns(const struct child *child)
+{
+	return family_cpu_ns_of(child->pid);
 }
 
 #endif /* BENCH_PROC_H */

@@ -599,17 +599,6 @@ static void make_files(void)
 	make_file(PEER_FOLDER "/files/10m", 10 * MB);
 }
 
-/* Where Debian has nginx and haproxy is not in everybody's PATH. */
-static void look_in_sbin(void)
-{
-	const char *old = getenv("PATH");
-	char path[PATH_MAX];
-
-	snprintf(path, sizeof(path), "%s:/usr/sbin", old ? old : "/usr/bin");
-	if (setenv("PATH", path, 1) == -1)
-		give_up("setenv", strerror(errno));
-}
-
 /* What is started inherits it. */
 static void raise_descriptors(void)
 {
