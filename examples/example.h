@@ -37,6 +37,15 @@ struct example {
 	int workers;       /* 0: one for each CPU */
 };
 
+/* What it can be: who serves datagrams as a rule serves no streams. */
+static inline const char *example_urls(const struct example *example)
+{
+	if (strncmp(example->usual ? example->usual : "", "udp:", 4) == 0)
+		return "udp://[::]:9999, udp://127.0.0.1:0, unixgram:/path, "
+		       "unixgram:@name";
+	return "tcp://[::]:9999, tcp://127.0.0.1:0, unix:/path, unix:@name";
+}
+
 static inline int example_usage(
 	const struct example *example, FILE *to, int status)
 {
@@ -44,9 +53,7 @@ static inline int example_usage(
 		example->connects ? "LISTEN-URL CONNECT-URL" : "[URL]",
 		example->usage ? " " : "",
 		example->usage ? example->usage : "");
-	fprintf(to,
-		"URL: tcp://[::]:9999, tcp://127.0.0.1:0, unix:/path, "
-		"unix:@name%s%s\n",
+	fprintf(to, "URL: %s%s%s\n", example_urls(example),
 		example->usual ? "\nif not given: " : "",
 		example->usual ? example->usual : "");
 	return status;
@@ -113,7 +120,7 @@ static inline int example_listening(
 	sigaddset(&stop, SIGINT);
 	sigaddset(&stop, SIGTERM);
 	pthread_sigmask(SIG_BLOCK, &stop, NULL);
-	if (strncmp(url, "unix:", 5) == 0)
+	if (evt_listener_port(listener) == -1)
 		printf("listening on %s\n", url);
 	else
 		printf("listening on %.*s:%d\n", (int)(strrchr(url, ':') - url),
