@@ -22,9 +22,9 @@
  * One pool serves both. The two handlers differ in where the bytes come from:
  * on_datagrams gets a batch of queries and answers each, in place; on_data gets
  * a stream, of which it takes one query at a time. Everything between, bytes in
- * and bytes out, is in dns-message.h, which knows of no socket. The zone is read
- * before the pool runs and never changes: all workers look into it, without a
- * lock.
+ * and bytes out, is in dns-message.h, which knows of no socket. The zone is
+ * read before the pool runs and never changes: all workers look into it,
+ * without a lock.
  */
 #include "dns-file.h"
 #include "dns-message.h"
@@ -35,6 +35,7 @@
 #define LENGTH     2 /* bytes before each message, by TCP */
 #define MAX_CONNS  1000
 #define IDLE_MS    10000
+#define FIRST_READ (64 << 10)
 #define MAX_FILE   (64L * 1024 * 1024)
 #define PORT_TRIES 20
 
@@ -88,26 +89,29 @@ static size_t on_data(
 
 /* Starting */
 
-/* The text of a file that is to be freed; NULL and errno. */
+/* The text of a file, or of what else can be read, that is to be freed; NULL
+ * and errno. */
 static char *read_file(const char *path, size_t *len)
 {
 	FILE *file = fopen(path, "re");
+	size_t room = file ? FIRST_READ : 0;
 	char *text = NULL;
-	long size = -1;
+	char *more;
 
-	if (file && fseek(file, 0, SEEK_END) == 0)
-		size = ftell(file);
-	if (size > MAX_FILE)
-		errno = EFBIG;
-	else if (size >= 0)
-		text = malloc((size_t)size + 1);
-	if (text) {
-		rewind(file);
-		*len = fread(text, 1, (size_t)size, file);
-		if (ferror(file)) {
-			free(text);
-			text = NULL;
-		}
+	*len = 0;
+	errno = file ? EFBIG : errno;
+	for (; room > 0 && room <= MAX_FILE; room *= 2) {
+		more = realloc(text, room);
+		if (!more)
+			break;
+		text = more;
+		*len += fread(text + *len, 1, room - *len, file);
+		if (*len < room)
+			break;
+	}
+	if (*len == room || (file && ferror(file))) {
+		free(text);
+		text = NULL;
 	}
 	if (file)
 		fclose(file);
