@@ -207,7 +207,7 @@ static inline void dns_refer(
 	const struct dns_set *servers = dns_set_of(cut, DNS_NS);
 	size_t start = reply->len;
 
-	if (dns_must_put(reply, servers, owner, DNS_AUTHORITY))
+	if (servers && dns_must_put(reply, servers, owner, DNS_AUTHORITY))
 		dns_put_addresses(reply, servers, start, cut);
 }
 

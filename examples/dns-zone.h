@@ -420,12 +420,14 @@ static inline struct dns_set *dns_absent(const struct dns_set *soa)
 /* All is there: what one record has to know of the others is found out. */
 static inline const char *dns_zone_end(struct dns_zone *zone)
 {
+	const struct dns_set *soa = zone->apex ? dns_set_of(zone->apex, DNS_SOA)
+					       : NULL;
 	struct dns_node *node;
 	struct dns_set *set;
 	size_t i;
 	unsigned k;
 
-	if (!zone->apex || !zone->apex->sets)
+	if (!soa)
 		return "no SOA";
 	for (i = 0; i < zone->nr_slots; i++) {
 		node = zone->slots[i];
@@ -436,7 +438,7 @@ static inline const char *dns_zone_end(struct dns_zone *zone)
 			for (k = 0; k < set->nr_links; k++)
 				dns_link_resolve(zone, set, &set->links[k]);
 	}
-	zone->absent = dns_absent(dns_set_of(zone->apex, DNS_SOA));
+	zone->absent = dns_absent(soa);
 	return zone->absent ? NULL : dns_no_memory;
 }
 
