@@ -78,7 +78,7 @@ int evt_listener_make_udp_(struct evt_listener *listener, bool is_unix)
 
 	if (fill_udp_setup(listener, is_unix) == -1)
 		return -1;
-	listener->udp = calloc((size_t)nr, sizeof(listener->udp[0]));
+	listener->udp = calloc((size_t)nr, sizeof(struct evt_udp_socket *));
 	if (!listener->udp)
 		return evt_fail_(ENOMEM, "evt_listen");
 	for (i = 0; i < nr; i++) {

@@ -559,6 +559,11 @@ void evt_pool_drain_(struct evt_pool *pool)
 
 /* Counters */
 
+static unsigned long greater(unsigned long a, unsigned long b)
+{
+	return a > b ? a : b;
+}
+
 int evt_pool_stats_sized(
 	struct evt_pool *pool, struct evt_stats *stats, size_t size)
 {
@@ -573,12 +578,10 @@ int evt_pool_stats_sized(
 		struct evt_counters *from = i == -1
 			? &pool->boss.counters
 			: &pool->workers[i].counters;
-		unsigned long value;
 
-#define LOAD(name) \
-	(value = atomic_load_explicit(&from->name, memory_order_relaxed))
+#define LOAD(name)      atomic_load_explicit(&from->name, memory_order_relaxed)
 #define SUM(name, text) sums.name += LOAD(name);
-#define MAX(name, text) sums.name = LOAD(name) > sums.name ? value : sums.name;
+#define MAX(name, text) sums.name = greater(sums.name, LOAD(name));
 		EVT_STATS(SUM, MAX)
 #undef LOAD
 #undef SUM

@@ -154,7 +154,7 @@ static void write_program(
 	struct program *program, int nr, uint32_t offset, uint32_t len)
 {
 	const int sizes[] = {BPF_W, BPF_H, BPF_B};
-	uint32_t widths[] = {4, 2, 1};
+	const uint32_t widths[] = {4, 2, 1};
 	uint32_t secret = 0;
 	size_t i;
 

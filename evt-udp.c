@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define AWAITED     (uint32_t)(EPOLLIN | EPOLLRDHUP) /* shut by another */
-#define PAUSE_MS    100
+#define PAUSE_US    100000
 #define LAST_PASSES 256 /* of a batch each, when it is closed */
 
 /* Waiting */
@@ -38,7 +38,7 @@ int evt_udp_await_room_(struct evt_udp_socket *sock, bool wanted)
 
 void evt_udp_pause_(struct evt_udp_socket *sock)
 {
-	const struct timeval delay = {.tv_usec = PAUSE_MS * 1000};
+	const struct timeval delay = {.tv_usec = PAUSE_US};
 
 	if (sock->paused || !sock->resume)
 		return;
@@ -49,7 +49,7 @@ void evt_udp_pause_(struct evt_udp_socket *sock)
 
 static void go_on(struct evt_udp_socket *sock)
 {
-	const struct timeval delay = {.tv_usec = PAUSE_MS * 1000};
+	const struct timeval delay = {.tv_usec = PAUSE_US};
 
 	if (await(sock) == -1) {
 		event_add(sock->resume, &delay);

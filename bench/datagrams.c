@@ -19,6 +19,8 @@
 #include "peers.h"
 #include "proc.h"
 
+#include <stdbool.h>
+
 #define USUAL_ROUNDS 11
 #define RUN_MS       120000 /* for one turn */
 #define MAX_SIDES    4      /* of a load */
@@ -27,8 +29,10 @@
 #define NR_CASES     (int)(sizeof(loads) / sizeof(loads[0]))
 #define NAMES        "10000" /* in the zone */
 #define DNS_FOLDER   PEER_FOLDER "/dns"
-#define ZONE         DNS_FOLDER "/zone"
-#define QUERIES      DNS_FOLDER "/queries"
+
+static char zone_file[] = DNS_FOLDER "/zone";
+static char queries_file[] = DNS_FOLDER "/queries";
+static char nsd_conf[] = DNS_FOLDER "/nsd.conf";
 
 static const char not_asked_for[] = "not asked for";
 
@@ -38,7 +42,7 @@ enum { BARE, BLOCKING, ANY, JOINING, CLASSIC, ECHO, ECHO_ANY, NSD, DNS };
 
 static struct server start_nsd(void)
 {
-	char *argv[] = {"nsd", "-d", "-c", DNS_FOLDER "/nsd.conf", NULL};
+	char *argv[] = {"nsd", "-d", "-c", nsd_conf, NULL};
 	char folder[PATH_MAX];
 	char port[8];
 	struct word words[] = {
@@ -67,8 +71,8 @@ static const struct {
 	[ECHO_ANY] = {"udp-echo", "examples/udp-echo", {"udp://:0", "-t", "2"},
 		NULL},
 	[NSD] = {"nsd", "nsd", {NULL}, start_nsd},
-	[DNS] = {"dns", "examples/dns", {"-t", "2", "udp://127.0.0.1:0", ZONE},
-		NULL},
+	[DNS] = {"dns", "examples/dns",
+		{"-t", "2", "udp://127.0.0.1:0", zone_file}, NULL},
 };
 
 static struct server start(int side)
@@ -100,12 +104,12 @@ struct goal {
 
 struct load {
 	const char *title;
+	bool joined; /* the client sends and receives so */
 	int nr_sides;
 	int sides[MAX_SIDES]; /* the first is ours */
 	const char *sockets;  /* of the client */
 	const char *outstanding;
 	const char *size; /* NULL: queries, by dnsperf */
-	int joined;       /* the client sends and receives so */
 	int messages;     /* of a turn, but for queries */
 	int turns;        /* of each side, in one round */
 	struct goal goals[MAX_GOALS];
@@ -211,7 +215,7 @@ static double number_behind(const char *output, const char *text)
 static void run_dnsperf(const struct load *load, const struct server *server,
 	char *output, size_t size)
 {
-	char *argv[] = {"dnsperf", "-d", QUERIES, "-n", "1", "-p",
+	char *argv[] = {"dnsperf", "-d", queries_file, "-n", "1", "-p",
 		(char *)server->port, "-c", (char *)load->sockets, "-q",
 		(char *)load->outstanding, NULL};
 	struct child dnsperf = child_start(argv);

@@ -69,7 +69,7 @@ static struct peer *peers;
 static int ready; /* its epoll instance */
 static char pattern[LARGEST];
 
-static struct mmsghdr in[BATCH];
+static struct mmsghdr arrived[BATCH];
 static struct iovec in_parts[BATCH];
 static struct control in_control[BATCH];
 static struct mmsghdr out[BATCH];
@@ -223,13 +223,14 @@ static size_t segment_of(struct msghdr *msg, size_t len)
 static void take_message(struct peer *peer, int i, int64_t now)
 {
 	const char *data = in_parts[i].iov_base;
-	size_t len = in[i].msg_len;
-	size_t segment = segment_of(&in[i].msg_hdr, len);
+	size_t len = arrived[i].msg_len;
+	size_t segment = segment_of(&arrived[i].msg_hdr, len);
 
 	for (size_t at = 0; at < len; at += segment)
 		take(peer, data + at, len - at < segment ? len - at : segment,
 			now);
-	in[i].msg_hdr.msg_controllen = opt.joined ? sizeof(*in_control) : 0;
+	arrived[i].msg_hdr.msg_controllen = opt.joined ? sizeof(*in_control)
+						       : 0;
 }
 
 static void start_all(struct peer *peer, int64_t now)
@@ -240,7 +241,7 @@ static void start_all(struct peer *peer, int64_t now)
 
 static void receive(struct peer *peer)
 {
-	int n = recvmmsg(peer->fd, in, BATCH, MSG_DONTWAIT, NULL);
+	int n = recvmmsg(peer->fd, arrived, BATCH, MSG_DONTWAIT, NULL);
 	int64_t now = now_ns();
 
 	if (n == -1 && errno == EAGAIN)
@@ -354,7 +355,7 @@ static void open_all(void)
 	for (int i = 0; i < BATCH; i++) {
 		in_parts[i] = (struct iovec){
 			.iov_base = or_die(malloc(ROOM)), .iov_len = ROOM};
-		in[i].msg_hdr = (struct msghdr){.msg_iov = &in_parts[i],
+		arrived[i].msg_hdr = (struct msghdr){.msg_iov = &in_parts[i],
 			.msg_iovlen = 1,
 			.msg_control = &in_control[i],
 			.msg_controllen = opt.joined ? sizeof(*in_control) : 0};

@@ -51,10 +51,12 @@ static inline uint8_t dns_lower(uint8_t byte)
 static inline size_t dns_name_read(
 	struct dns_name *name, const uint8_t *wire, size_t size)
 {
-	size_t most = size < DNS_MAX_NAME ? size : DNS_MAX_NAME;
+	size_t most = DNS_MAX_NAME;
 	size_t at = 0;
 	size_t end;
 
+	if (size < most)
+		most = size;
 	name->labels = 0;
 	while (at < most && wire[at] > 0) {
 		end = at + 1 + wire[at];

@@ -82,8 +82,8 @@ struct dns_zone {
 	struct dns_set *absent;  /* the SOA as it goes with what is not there */
 	size_t nr_slots;
 	size_t nr_nodes;
-	int labels; /* of the apex */
-	int depth;  /* how many more the longest name has */
+	uint8_t labels; /* of the apex */
+	int depth;      /* how many more the longest name has */
 };
 
 /* What is to be added. Names in the data that are in the zone end with two
