@@ -23,7 +23,7 @@ socklen_t evt_unix_addr_(const struct evt_url *url, struct sockaddr_un *addr);
 
 /*
  * A non-blocking, close-on-exec socket of socktype bound to url, listening if
- * it is a stream. The file has mode from the first moment. A socket that
+ * it is a stream, whose file has mode from the first moment. A socket that
  * nobody serves any more is replaced; anything else is left alone: EADDRINUSE
  * if it answers or is no socket. -1: *step names the call that failed.
  */

@@ -18,8 +18,12 @@
  * that cannot exchange, where unlink(2) follows a last look; and a server that
  * binds the name first and listens later, if it is asked in between.
  *
- * The price is the name that ss(8) and the peer of a datagram see: the one that
- * was bound, which has gone. It begins with the one that was asked for.
+ * The price is the name that ss(8) shows: the one that was bound, which has
+ * gone. It begins with the one that was asked for. Who gets a datagram from it
+ * could not answer: so a socket of datagrams, which has not to listen, is bound
+ * to the name that was asked for. Until its chmod(2) its mode may lack what the
+ * umask takes away, and of what is replaced it is a last look, and unlink(2).
+ *
  * Rejected: a lock file (it is left over as well), flock(2) of the folder and a
  * lock by an abstract name (anybody can hold them), umask(2) in a thread with
  * a folder of its own (containers forbid unshare(2)).
@@ -256,28 +260,74 @@ static int bind_beside(int fd, const struct evt_url *url, struct evt_url *name)
 	return -1;
 }
 
+/* Gives what was bound to path its mode, and says which file that is. */
+static int set_mode(const char *path, mode_t mode, struct evt_unix_file *file,
+	const char **step)
+{
+	struct stat status;
+
+	*step = "lstat";
+	if (look_at(path, file, &status) == -1)
+		goto failed;
+	*step = "chmod";
+	if ((status.st_mode & MODE_BITS) != mode &&
+		fchmodat(AT_FDCWD, path, mode, AT_SYMLINK_NOFOLLOW) == -1)
+		goto failed;
+	return 0;
+failed:
+	unlink_quietly(path);
+	return -1;
+}
+
 /* Binds fd to a name of its own, with mode, and says which file that is. */
 static int make_file(int fd, const struct evt_url *url, mode_t mode,
 	struct evt_url *name, struct evt_unix_file *file, const char **step)
 {
-	struct stat status;
-
 	*step = "fchmod";
 	if (fchmod(fd, mode) == -1)
 		return -1;
 	*step = "bind";
 	if (bind_beside(fd, url, name) == -1)
 		return -1;
-	*step = "lstat";
-	if (look_at(name->path, file, &status) == -1)
-		goto failed;
-	*step = "chmod";
-	if ((status.st_mode & MODE_BITS) != mode &&
-		fchmodat(AT_FDCWD, name->path, mode, AT_SYMLINK_NOFOLLOW) == -1)
-		goto failed;
-	return 0;
-failed:
-	unlink_quietly(name->path);
+	return set_mode(name->path, mode, file, step);
+}
+
+/* Removes what nobody serves: EAGAIN if it is another's now. */
+static int remove_stale(
+	const struct evt_url *url, int socktype, const char **step)
+{
+	struct evt_unix_file stale;
+
+	if (find_stale(url, socktype, &stale, step) == -1)
+		return -1;
+	*step = "unlink";
+	if (is_file(url->path, &stale))
+		return unlink(url->path);
+	errno = EAGAIN;
+	return -1;
+}
+
+/* Binds fd to the name that was asked for. */
+static int bind_datagrams(int fd, const struct evt_url *url, mode_t mode,
+	struct evt_unix_file *file, const char **step)
+{
+	int tries;
+
+	*step = "fchmod";
+	if (fchmod(fd, mode) == -1)
+		return -1;
+	for (tries = 0; tries < MAX_TRIES; tries++) {
+		*step = "bind";
+		if (bind_to(fd, url) == 0)
+			return set_mode(url->path, mode, file, step);
+		if (errno != EADDRINUSE)
+			return -1;
+		if (remove_stale(url, SOCK_DGRAM, step) == -1 &&
+			errno != EAGAIN && errno != ENOENT)
+			return -1;
+	}
+	*step = "bind";
+	errno = EADDRINUSE;
 	return -1;
 }
 
@@ -294,6 +344,12 @@ static int bind_file(int fd, const struct evt_url *url, int socktype,
 {
 	struct evt_url name;
 
+	if (socktype == SOCK_DGRAM) {
+		if (bind_datagrams(fd, url, mode & MODE_BITS, file, step) == -1)
+			return -1;
+		memcpy(file->path, url->path, sizeof(file->path));
+		return 0;
+	}
 	if (make_file(fd, url, mode & MODE_BITS, &name, file, step) == -1)
 		return -1;
 	if (listen_if_stream(fd, socktype, backlog, step) == -1)
