@@ -60,12 +60,13 @@ void fail_allocation(int n, bool from_then_on);
 bool fault_reached(void);
 
 /* True once condition is, within 10 s (more under a tool); looks each ms. */
-#define WAIT_FOR(condition)                                          \
-	__extension__({                                              \
-		int64_t wait_until_ = now_ms() + 10000 * slowness(); \
-		while (!(condition) && now_ms() < wait_until_)       \
-			usleep(1000);                                \
-		(condition);                                         \
+#define WAIT_FOR(condition)                                             \
+	__extension__({                                                 \
+		int64_t wait_until_ = now_ms() + 10000 * slowness();    \
+		bool met_;                                              \
+		while (!(met_ = (condition)) && now_ms() < wait_until_) \
+			usleep(1000);                                   \
+		met_;                                                   \
 	})
 
 int64_t now_ms(void);          /* monotonic */

@@ -214,7 +214,7 @@ static void expect_the_rest_answered(on_datagrams_fn fn)
 	for (i = 0; i < 200; i++)
 		catches_number(fd, (uint32_t)i);
 	assert_true(WAIT_FOR(is_shut(0) && is_shut(1)));
-	assert_true(send(fd, "x", 1, 0) == -1 || send(fd, "x", 1, 0) == -1);
+	assert_true(WAIT_FOR(send(fd, "x", 1, 0) == -1));
 	assert_int_equal(log_lines(EVT_LOG_WARN), 0);
 	close(fd);
 	assert_int_equal(end_udp().datagrams_in, 200);
@@ -245,10 +245,8 @@ static void another_thread_may_close_it(void **state)
 	evt_listener_close(server.listener);
 	evt_listener_close(server.listener);
 	assert_true(WAIT_FOR(is_shut(0) && is_shut(1) && is_shut(2)));
-	assert_int_equal(atomic_load(&server.listener->udp[0]->fd), -1);
 	close(fd);
-	fd = udp_at("127.0.0.1", server.port);
-	assert_int_not_equal(fd, -1);
+	assert_true(WAIT_FOR((fd = udp_at("127.0.0.1", server.port)) != -1));
 	close(fd);
 	end_udp();
 }
