@@ -32,7 +32,10 @@ static void lose_worker(int index)
 	shut_gate();
 	hold_worker(index, true);
 	open_gate();
-	assert_true(WAIT_FOR(log_has("has lost its thread")));
+	/* The line comes first, and then its sockets are closed. */
+	assert_true(WAIT_FOR(atomic_load(&server.pool->workers[index].lost) &&
+		atomic_load(&server.pool->workers[index].drained)));
+	assert_true(log_has("has lost its thread"));
 }
 
 static void start_soon_stalled(struct evt_listen_options options, int workers)
