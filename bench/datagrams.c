@@ -109,9 +109,10 @@ struct load {
 	int sides[MAX_SIDES]; /* the first is ours */
 	const char *sockets;  /* of the client */
 	const char *outstanding;
-	const char *size; /* NULL: queries, by dnsperf */
-	int messages;     /* of a turn, but for queries */
-	int turns;        /* of each side, in one round */
+	const char *size;    /* NULL: queries, by dnsperf */
+	const char *threads; /* of dnsperf */
+	int messages;        /* of a turn, but for queries */
+	int turns;           /* of each side, in one round */
 	struct goal goals[MAX_GOALS];
 	const char *skipped; /* why */
 	series figure[MAX_SIDES][NR_FIGURES];
@@ -173,6 +174,16 @@ static struct load loads[] = {
 		.nr_sides = 2,
 		.sides = {DNS, NSD},
 		.sockets = "64",
+		.threads = "2",
+		.outstanding = "256",
+		.turns = 2,
+		.goals = {{1, RATE, {AT_LEAST, 1.0}},
+			{1, CPU, {AT_MOST, 1.0}}}},
+	{.title = "DNS queries, by one thread, which is the limit",
+		.nr_sides = 2,
+		.sides = {DNS, NSD},
+		.sockets = "64",
+		.threads = "1",
 		.outstanding = "256",
 		.turns = 2,
 		.goals = {{1, RATE, {AT_LEAST, 1.0}},
@@ -217,7 +228,7 @@ static void run_dnsperf(const struct load *load, const struct server *server,
 {
 	char *argv[] = {"dnsperf", "-d", queries_file, "-n", "1", "-p",
 		(char *)server->port, "-c", (char *)load->sockets, "-q",
-		(char *)load->outstanding, NULL};
+		(char *)load->outstanding, "-T", (char *)load->threads, NULL};
 	struct child dnsperf = child_start(argv);
 
 	child_read(&dnsperf, output, size, 0, RUN_MS);
