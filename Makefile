@@ -274,7 +274,8 @@ flood: $(programs)
 
 ## bench: compare with bare servers and peers (ROUNDS=3: a quick look), report
 bench: $(benches) $(programs) $(examples)
-	@status=0; for driver in run conns programs datagrams; do \
+	@status=0; for driver in run conns programs datagrams \
+		strangers; do \
 		bench/$$driver || status=1; \
 	done; bench/report && exit $$status
 
