@@ -5,6 +5,7 @@
 /* wrap: fcntl */
 #include "small_pipes.h"
 #include "placing.h"
+#include "../evt-pool-internal.h"
 
 /* A worker that is stalled, or lost */
 
