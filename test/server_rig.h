@@ -545,6 +545,16 @@ static inline int dial_and_wait(void)
 	return fd;
 }
 
+/* The kernel does not let what waits to be read by fd grow, up to all of LARGE:
+ * who sends it that has to wait. */
+static inline void keep_small(int fd)
+{
+	const int size = 65536;
+
+	assert_int_equal(
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size)), 0);
+}
+
 static inline void say(int fd, const char *text)
 {
 	assert_true(send_all(fd, text, strlen(text)));

@@ -145,6 +145,7 @@ static void a_throttled_client_that_ended_is_answered_in_full(void **state)
 	handlers.on_eof = NULL;
 	start_server(&handlers, NULL, 1);
 	fd = dial_and_wait();
+	keep_small(fd);
 	say(fd, "xy");
 	shutdown(fd, SHUT_WR);
 	assert_true(server_has_read(2));
