@@ -114,14 +114,19 @@ static bool is_bindable(const char *ip)
 
 static bool add_address(const char *ip)
 {
-	struct new_address it = {.prefixlen = 64, .ifindex = 1};
+	/* As large as that of IPv4, which valgrind takes it for. */
+	union {
+		struct new_address it;
+		struct ifreq whole;
+	} request = {.whole = {.ifr_flags = 0}};
 	int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	int result;
 
 	if (fd == -1)
 		return false;
-	inet_pton(AF_INET6, ip, &it.addr);
-	result = ioctl(fd, SIOCSIFADDR, &it);
+	request.it = (struct new_address){.prefixlen = 64, .ifindex = 1};
+	inet_pton(AF_INET6, ip, &request.it.addr);
+	result = ioctl(fd, SIOCSIFADDR, &request);
 	close(fd);
 	return result == 0 && WAIT_FOR(is_bindable(ip));
 }
