@@ -132,6 +132,7 @@ asan_cc     = $(call once,asan_cc,$(shell echo 'int main(void){return 0;}' | \
 
 variant_asan       := $(SANITIZE)
 variant_tsan       := $(sanitize) -fsanitize=thread
+variant_coverage   := -O1 --coverage -fprofile-update=atomic -DCOVERAGE
 variant_lint-gcc   := -Werror
 variant_lint-clang := -Werror
 variant_analyzer   := -Werror -fanalyzer
@@ -144,6 +145,10 @@ compile    = $(CC) $(base_flags) $(WARN) $(kind) -MMD -MP $(user_flags)
 link       = $(CC) -pthread $(variant_flags) $(HARDEN_LINK) $(CFLAGS) $(LDFLAGS)
 
 kind = -fPIE
+# Counted is what the suites reach; programs under strace could not write it.
+ifeq ($(VARIANT),coverage)
+$(lib_obj) $(program_obj): variant_flags :=
+endif
 $(lib_obj): kind = -fPIC $(if \
 	$(filter %san,$(VARIANT)),,-Wframe-larger-than=4096)
 $(examples:$P%=$B/obj/%.o): kind = -fPIE -Werror
@@ -219,7 +224,7 @@ $Pexamples/proxy: more_libs = -levent_extra
 
 # A suite asks for wrapped calls at its top: /* wrap: socket bind accept4 */
 # Allocations are wrapped in all of them: test/ledger.c counts and fails them.
-wraps = malloc calloc realloc free \
+wraps = malloc calloc realloc free $(if $(filter coverage,$(VARIANT)),_exit) \
 	$(shell sed -n '1,40s|^[/ ]\* *wrap: *\([a-z0-9_ ]*\).*|\1|p' $1)
 
 $(suites:%=$B/test/%): $B/test/%: $B/test/obj/test/%.o $(suite_common)
@@ -231,7 +236,7 @@ comma := ,
 # ---- Testing ----------------------------------------------------------------
 
 .PHONY: check check-suites check-asan check-tsan check-valgrind check-symbols \
-	check-layers check-rows check-install flood bench
+	check-layers check-rows check-install coverage flood bench
 tested = $(TESTS:%=$B/test/%) $(programs) $(examples) \
 	$(if $(VARIANT),,$(shared))
 
@@ -262,6 +267,13 @@ check-symbols: $(static) $P$(soname)
 ## check-layers: includes go one way
 check-layers:
 	@test/check-layers.sh
+
+## coverage: of the tests, by line and branch (build/coverage/html/index.html)
+coverage:
+	@rm -rf build/coverage/html
+	@find build/coverage -name '*.gcda' -delete 2>/dev/null || true
+	@$(MAKE) VARIANT=coverage HARDEN= CFLAGS=-g check-suites
+	@test/coverage.sh build/coverage
 
 ## check-rows: every fault with an asterisk has a test (test/faults.txt)
 check-rows:

@@ -104,11 +104,11 @@ void evt_watch_free_(struct evt_pool *pool)
 
 void evt_watch_wanted_(struct evt_pool *pool)
 {
-	if (!pool->owned || atomic_exchange(&pool->watching, true))
-		return;
-	atomic_store(&pool->watch_asked, true);
-	atomic_fetch_add(&pool->changes, 1);
-	evt_pool_wake_boss_(pool);
+	if (pool->owned && !atomic_exchange(&pool->watching, true)) {
+		atomic_store(&pool->watch_asked, true);
+		atomic_fetch_add(&pool->changes, 1);
+		evt_pool_wake_boss_(pool);
+	}
 }
 
 void evt_watch_look_(struct evt_pool *pool)

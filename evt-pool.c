@@ -327,10 +327,10 @@ static void *boss_main(void *arg)
 {
 	struct evt_pool *pool = arg;
 
-	if (!pool->owned || evt_pool_await_start_(pool))
-		evt_pool_serve_(pool);
-	else
-		evt_thread_leave_();
+	/* It is the last that is made: this start is not cancelled. */
+	if (pool->owned)
+		(void)evt_pool_await_start_(pool);
+	evt_pool_serve_(pool);
 	return NULL;
 }
 

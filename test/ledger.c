@@ -22,6 +22,20 @@
 #define TEST_SECONDS 60 /* after these a test counts as hanging */
 #define MAX_LINES    4096
 
+#ifdef COVERAGE
+
+void __gcov_dump(void);
+void __real__exit(int status);
+
+/* What a child has covered counts too. */
+void __wrap__exit(int status)
+{
+	__gcov_dump();
+	__real__exit(status);
+}
+
+#endif
+
 /* Allocations */
 
 void *__real_malloc(size_t size);

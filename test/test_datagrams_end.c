@@ -350,6 +350,32 @@ static void when_a_worker_is_lost_the_others_serve_the_senders(void **state)
 	end_udp();
 }
 
+/* C15 F11: where it has no thread that would read from its socket. */
+static void a_listener_after_the_loss_serves_all(void **state)
+{
+	const struct evt_handlers handlers = {.on_datagrams = echo_datagrams};
+	int fds[SENDERS];
+	int i;
+
+	(void)state;
+	start_udp(ANY_UDP, end_the_thread_if_told, NULL, 2);
+	dial_udp(fds);
+	shoot(fds[0], "q", 1);
+	assert_true(WAIT_FOR(nr_shut(2) == 1));
+	hang_up(fds, SENDERS);
+	server.listener = evt_listen(
+		server.pool, ANY_UDP, &handlers, NULL, NULL);
+	assert_non_null(server.listener);
+	server.port = evt_listener_port(server.listener);
+	assert_int_equal(nr_shut(2), 1);
+	for (i = 0; i < SENDERS; i++) {
+		fds[i] = udp_to(server.port);
+		exchanges(fds[i], "served");
+	}
+	hang_up(fds, SENDERS);
+	end_udp();
+}
+
 /* Errors of answers */
 
 /* F05 */
@@ -524,6 +550,7 @@ int main(void)
 		END_TEST(what_is_closed_at_once_hands_over_what_it_has),
 		END_TEST(listening_may_begin_while_the_pool_runs),
 		END_TEST(when_a_worker_is_lost_the_others_serve_the_senders),
+		END_TEST(a_listener_after_the_loss_serves_all),
 		END_TEST(an_answer_that_meets_a_closed_port_is_counted),
 		END_TEST(a_hundred_at_once_keep_nobody),
 		END_TEST(a_socket_that_others_shut_is_told_once),

@@ -317,6 +317,33 @@ static void one_source_has_its_share_and_no_more(void **state)
 	assert_true(end_server().refused >= 20);
 }
 
+/* B09: a network of IPv6 is one source, as is a mapped address of IPv4. */
+static void so_has_one_of_ipv6(void **state)
+{
+	const struct evt_listen_options options = {.max_per_source = 3};
+	static const char *const ips[] = {"::1", "127.0.0.1"};
+	int clients[2][3];
+	int one_more;
+	int i;
+	int k;
+
+	(void)state;
+	make_pool(2);
+	listen_at("tcp://:0", &options);
+	run_pool();
+	for (i = 0; i < 2; i++) {
+		for (k = 0; k < 3; k++) {
+			clients[i][k] = connect_to_ip(ips[i], server.port);
+			assert_true(echoes(clients[i][k]));
+		}
+		one_more = connect_to_ip(ips[i], server.port);
+		assert_true(at_end(one_more));
+		close(one_more);
+	}
+	hang_up(clients[0], 6);
+	assert_int_equal(end_server().refused, 2);
+}
+
 /* The limit of descriptors; in children, which have it to themselves */
 
 static void set_fd_limit(rlim_t nr)
@@ -612,6 +639,7 @@ int main(void)
 		SERVER_TEST(the_limit_of_a_group_is_exact),
 		SERVER_TEST(a_place_that_was_held_in_vain_is_not_lost),
 		SERVER_TEST(one_source_has_its_share_and_no_more),
+		SERVER_TEST(so_has_one_of_ipv6),
 		SERVER_TEST(without_descriptors_twenty_wait_and_nothing_spins),
 		SERVER_TEST(when_one_of_ours_closes_accepting_goes_on_at_once),
 		SERVER_TEST(running_out_with_an_empty_queue_does_not_spin),

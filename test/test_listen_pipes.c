@@ -140,6 +140,22 @@ static void a_lost_worker_gets_no_client(void **state)
 	}
 }
 
+/* C14 C15: and is not watched; the others are. */
+static void a_lost_worker_is_not_stalled(void **state)
+{
+	(void)state;
+	start_soon_stalled((struct evt_listen_options){0}, 2);
+	lose_worker(0);
+	shut_gate();
+	hold_worker(1, false);
+	assert_true(WAIT_FOR(server_stats().stalls == 1));
+	assert_true(log_has("worker 1: a callback has run"));
+	assert_false(log_has("worker 0: a callback has run"));
+	open_gate();
+	assert_true(serves(server.port));
+	end_server();
+}
+
 /* C15: it has no thread that would watch its socket. */
 static void a_group_that_comes_after_the_loss_serves_all(void **state)
 {
@@ -319,6 +335,7 @@ int main(void)
 		SERVER_TEST(when_all_are_stalled_clients_wait),
 		SERVER_TEST(after_a_rescue_the_count_is_right),
 		SERVER_TEST(a_lost_worker_gets_no_client),
+		SERVER_TEST(a_lost_worker_is_not_stalled),
 		SERVER_TEST(a_group_that_comes_after_the_loss_serves_all),
 		SERVER_TEST(
 			when_the_listener_is_lost_its_clients_are_sent_away),

@@ -26,6 +26,21 @@ static void run_with_the_boss_not_to_be_woken(void *arg)
 	free_pool();
 }
 
+static void run_until_the_boss_is_cut_off(void *arg)
+{
+	struct runner runner;
+
+	(void)arg;
+	make_pool(&one, NULL, NULL);
+	start_runner(&runner, pool);
+	CHECK(WAIT_FOR(answers(pool_port)));
+	CHECK(close(atomic_load(&pool->wake_fd)) == 0);
+	CHECK(WAIT_FOR(atomic_load(&runner.done)));
+	CHECK(join_runner(&runner) == -1);
+	CHECK(atomic_load(&runner.error) == ENXIO);
+	free_pool();
+}
+
 static void start_with_the_boss_not_to_be_woken(void *arg)
 {
 	(void)arg;
@@ -64,6 +79,13 @@ static void run_returns_though_its_boss_cannot_be_woken(void **state)
 {
 	(void)state;
 	passes_in_child(run_with_the_boss_not_to_be_woken);
+}
+
+/* C13 */
+static void run_says_that_its_loop_has_failed(void **state)
+{
+	(void)state;
+	passes_in_child(run_until_the_boss_is_cut_off);
 }
 
 /* C13 */
@@ -240,6 +262,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		LEDGER_TEST(run_returns_though_its_boss_cannot_be_woken),
+		LEDGER_TEST(run_says_that_its_loop_has_failed),
 		LEDGER_TEST(a_stop_returns_though_the_boss_cannot_be_woken),
 		LEDGER_TEST(a_stop_returns_though_a_workers_pipe_is_not_there),
 		LEDGER_TEST(a_task_that_posts_itself_does_not_use_up_the_grace),
