@@ -56,33 +56,38 @@ static int fill_udp_setup(struct evt_listener *listener, bool is_unix)
 	return 0;
 }
 
-/* Whose turn it is: the number of listeners there are. */
+/* Whose turn it is: by the number of listeners there are. -1: all are lost. */
 static int worker_for_unix(struct evt_pool *pool)
 {
 	struct evt_listener *listener;
-	int nr = 0;
+	int nr = pool->options.workers;
+	int turn = 0;
+	int i;
 
 	pthread_mutex_lock(&pool->lock);
 	for (listener = pool->listeners; listener; listener = listener->next)
-		nr++;
+		turn = (turn + 1) % nr;
 	pthread_mutex_unlock(&pool->lock);
-	return nr % pool->options.workers;
+	for (i = 0; i < nr; i++)
+		if (!atomic_load(&pool->workers[(turn + i) % nr].lost))
+			return (turn + i) % nr;
+	return evt_fail_(ENXIO, "evt_listen: all workers are lost");
 }
 
 int evt_listener_make_udp_(struct evt_listener *listener, bool is_unix)
 {
 	struct evt_pool *pool = listener->pool;
 	int nr = pool->options.workers;
-	int only = is_unix ? worker_for_unix(pool) : -1;
+	int only = is_unix ? worker_for_unix(pool) : 0;
 	int i;
 
-	if (fill_udp_setup(listener, is_unix) == -1)
+	if (only == -1 || fill_udp_setup(listener, is_unix) == -1)
 		return -1;
 	listener->udp = calloc((size_t)nr, sizeof(struct evt_udp_socket *));
 	if (!listener->udp)
 		return evt_fail_(ENOMEM, "evt_listen");
 	for (i = 0; i < nr; i++) {
-		if (only != -1 && i != only)
+		if (is_unix && i != only)
 			continue;
 		listener->udp[i] = evt_udp_new_(
 			&pool->workers[i], &listener->udp_setup);

@@ -136,7 +136,7 @@ struct evt_listen_options {
  * NULL: EINVAL with a line that says what is wrong with url, handlers or
  * options; EADDRINUSE, EACCES, ... of bind(2); ENOENT (no such name);
  * ENAMETOOLONG; ENOMEM; ECANCELED (stopping); ENXIO (its accepting thread is
- * lost). If that is before the pool runs,
+ * lost; of unixgram: all workers). If that is before the pool runs,
  * evt_pool_run gives -1 too: to try another address takes a new pool.
  */
 struct evt_listener *evt_listen_sized(struct evt_pool *pool, const char *url,

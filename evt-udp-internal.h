@@ -109,6 +109,9 @@ struct evt_udp_socket {
 	bool in_callback;            /* on_datagrams: answers are gathered */
 	bool is_sending;             /* what was gathered */
 	size_t joins_below;          /* longer datagrams are not joined */
+	int64_t joins_again_ms;      /* until then */
+	int64_t quiet_until_ms;      /* what fails has no line */
+	size_t untold;               /* what has had none */
 	uint32_t dropped;            /* as the kernel has said last */
 	struct evt_udp_unsent *first_unsent, *last_unsent;
 	size_t unsent;        /* bytes of these */

@@ -18,8 +18,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define JOINED_BYTES 65000 /* together with all headers no more than 65,535 */
-
 struct evt_udp_socket *evt_udp_new_(
 	struct evt_worker *worker, struct evt_udp_setup *setup)
 {
@@ -55,7 +53,7 @@ static void look_at_kernel(struct evt_udp_socket *sock, int fd)
 
 	sock->joins_parts = setsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &none,
 				    sizeof(none)) == 0;
-	sock->joins_below = JOINED_BYTES;
+	sock->joins_below = SIZE_MAX;
 }
 
 static bool is_any(const union evt_udp_addr *addr)

@@ -17,11 +17,22 @@
 #define MAX_ERRORS 16 /* of earlier answers, in a row */
 #define JOINED     8  /* messages at a time, where each may be 64 datagrams */
 
-static void reset_message(struct msghdr *msg)
+/* By a unix socket anybody may pass descriptors, which where there is no room
+ * for control data the kernel does not even install: see unix(7). */
+static void reset_message(const struct evt_udp_socket *sock, struct msghdr *msg)
 {
 	msg->msg_namelen = sizeof(union evt_udp_addr);
-	msg->msg_controllen = EVT_UDP_CONTROL;
+	msg->msg_controllen = sock->port == -1 ? 0 : EVT_UDP_CONTROL;
 	msg->msg_flags = 0;
+}
+
+/* The kernel counts one byte more of a path that leaves no room for its NUL,
+ * and does not take that back. */
+static socklen_t name_len(const struct evt_udp_socket *sock, socklen_t len)
+{
+	socklen_t most = sizeof(struct sockaddr_un);
+
+	return sock->port == -1 && len > most ? most : len;
 }
 
 void evt_udp_prepare_(struct evt_udp_socket *sock)
@@ -39,7 +50,7 @@ void evt_udp_prepare_(struct evt_udp_socket *sock)
 		msg->msg_iovlen = 1;
 		msg->msg_name = &in->senders[i];
 		msg->msg_control = in->control[i];
-		reset_message(msg);
+		reset_message(sock, msg);
 	}
 	in->takes = EVT_UDP_BATCH;
 }
@@ -152,8 +163,8 @@ static void note_local(struct evt_udp_socket *sock, int i,
 static struct said listen_to(
 	struct evt_udp_socket *sock, int i, struct msghdr *msg)
 {
-	struct said said = {
-		.local = &sock->bound.sa, .local_len = sock->bound_len};
+	struct said said = {.local = &sock->bound.sa,
+		.local_len = name_len(sock, sock->bound_len)};
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(msg);
 	uint32_t number;
 
@@ -196,7 +207,7 @@ static size_t take_message(struct evt_udp_socket *sock, int i, bool *joined)
 		*it = (struct evt_datagram){.data = data,
 			.len = len < max ? len : max,
 			.sender = msg->msg_namelen ? msg->msg_name : NULL,
-			.sender_len = msg->msg_namelen,
+			.sender_len = name_len(sock, msg->msg_namelen),
 			.local = said.local,
 			.local_len = said.local_len,
 			.truncated = len > max || msg->msg_flags & MSG_TRUNC};
@@ -215,6 +226,7 @@ static size_t take_message(struct evt_udp_socket *sock, int i, bool *joined)
 
 /* Reading */
 
+/* Whatever an ICMP message can be: anybody may forge one. */
 bool evt_udp_is_of_answer_(int error)
 {
 	switch (error) {
@@ -227,6 +239,7 @@ bool evt_udp_is_of_answer_(int error)
 	case EPROTO:
 	case EACCES:
 	case EMSGSIZE:
+	case EOPNOTSUPP:
 		return true;
 	default:
 		return false;
@@ -295,7 +308,7 @@ bool evt_udp_receive_(struct evt_udp_socket *sock)
 	sock->fails = false;
 	for (i = 0; i < nr; i++) {
 		bytes += take_message(sock, i, &joined);
-		reset_message(&in->messages[i].msg_hdr);
+		reset_message(sock, &in->messages[i].msg_hdr);
 	}
 	/* Else a turn could be long. */
 	in->takes = joined ? JOINED : EVT_UDP_BATCH;

@@ -26,6 +26,8 @@
 #define JOINED_MAX   64    /* datagrams in one message: UDP_MAX_SEGMENTS */
 #define JOINED_BYTES 65000 /* and bytes */
 #define ROUNDS       16    /* of a batch each, in one turn */
+#define APART_MS     10000 /* before joining is tried again */
+#define QUIET_MS     1000  /* after a line about what failed */
 
 /* Control data */
 
@@ -82,6 +84,26 @@ static void count_failed(struct evt_udp_socket *sock, unsigned long nr)
 	evt_count_(&evt_udp_counters_(sock)->sends_failed, nr);
 }
 
+/* In a line; but strangers bring this about, each as often as he likes, and by
+ * turns: so there is one a second at most. Always -1. */
+static int say_failed(struct evt_udp_socket *sock, int error, size_t nr)
+{
+	int64_t now_ms = evt_now_ms_();
+
+	count_failed(sock, nr);
+	errno = error;
+	if (now_ms < sock->quiet_until_ms) {
+		sock->untold += nr;
+		return -1;
+	}
+	if (sock->untold > 0)
+		evt_log_(EVT_LOG_WARN, "sending on %s: %zu more have failed",
+			sock->where, sock->untold);
+	sock->untold = 0;
+	sock->quiet_until_ms = now_ms + QUIET_MS;
+	return evt_fail_(error, "sending on %s", sock->where);
+}
+
 static ssize_t transmit(struct evt_udp_socket *sock, const struct msghdr *msg)
 {
 	int fd = atomic_load_explicit(&sock->fd, memory_order_relaxed);
@@ -103,15 +125,58 @@ static size_t control_of_one(const struct msghdr *msg)
 	return CMSG_ALIGN(first->cmsg_len);
 }
 
+/* Without the address from which it was to leave; false: it has none. */
+static bool drop_from(struct msghdr *msg)
+{
+	size_t len = control_of_one(msg);
+	char *control = msg->msg_control;
+
+	if (len == 0)
+		return false;
+	msg->msg_controllen -= len;
+	memmove(control, control + len, msg->msg_controllen);
+	return true;
+}
+
+/* What the kernel says of an address that is not ours, as a broadcast's is not
+ * from which one cannot send; but also of others. */
+static bool is_of_from(int error)
+{
+	return error == EINVAL || error == ENETUNREACH ||
+		error == EADDRNOTAVAIL;
+}
+
+/* The parts are too long for the device they would go through, or it cannot
+ * take them apart. */
+static bool is_of_joining(int error)
+{
+	return error == EINVAL || error == EMSGSIZE || error == EIO ||
+		error == EOPNOTSUPP;
+}
+
 static size_t transmit_apart(
 	struct evt_udp_socket *sock, struct msghdr *msg, bool *is_full);
 
+/* One by one; and if that is better, so from now on, for a while. */
+static size_t try_apart(
+	struct evt_udp_socket *sock, struct msghdr *msg, bool *is_full)
+{
+	size_t nr = msg->msg_iovlen;
+	size_t len = msg->msg_iov->iov_len;
+	size_t failed = transmit_apart(sock, msg, is_full);
+
+	if (failed == 0 && msg->msg_iovlen < nr) {
+		sock->joins_below = len;
+		sock->joins_again_ms = evt_now_ms_() + APART_MS;
+	}
+	return failed;
+}
+
 /*
  * The second try: what the kernel has said may be of an earlier answer; it may
- * be that parts are too long for the device they would go through, or that it
- * cannot take them apart; or that we do not have the address that was asked (a
- * broadcast's). How many datagrams failed again, and errno why. is_full: there
- * is no room, for what then is left in msg.
+ * be that we do not have the address that was asked; or that it cannot be sent
+ * joined. How many datagrams failed again, and errno why. is_full: there is no
+ * room, for what then is left in msg.
  */
 static size_t try_otherwise(struct evt_udp_socket *sock, struct msghdr *msg,
 	int error, bool *is_full)
@@ -121,16 +186,10 @@ static size_t try_otherwise(struct evt_udp_socket *sock, struct msghdr *msg,
 	errno = error;
 	if (evt_udp_is_of_answer_(error))
 		sent = transmit(sock, msg);
-	if (sent == -1 && msg->msg_iovlen > 1 && errno != EAGAIN) {
-		if (errno == EINVAL || errno == EMSGSIZE || errno == EIO ||
-			errno == EOPNOTSUPP)
-			sock->joins_below = msg->msg_iov[0].iov_len;
-		return transmit_apart(sock, msg, is_full);
-	}
-	if (sent == -1 && errno == EINVAL && msg->msg_controllen > 0) {
-		msg->msg_controllen = 0;
+	if (sent == -1 && is_of_from(errno) && drop_from(msg))
 		sent = transmit(sock, msg);
-	}
+	if (sent == -1 && is_of_joining(errno) && msg->msg_iovlen > 1)
+		return try_apart(sock, msg, is_full);
 	*is_full = sent == -1 && errno == EAGAIN;
 	if (*is_full)
 		return 0;
@@ -220,12 +279,6 @@ static bool has_room_for(const struct evt_udp_socket *sock, size_t len)
 }
 
 /* Messages together */
-
-static void say_failed(struct evt_udp_socket *sock, int error, size_t nr)
-{
-	count_failed(sock, nr);
-	evt_fail_(error, "sending on %s", sock->where);
-}
 
 /* How many are done with; the kernel does not take the one after them. */
 static int send_messages(struct evt_udp_socket *sock)
@@ -339,16 +392,24 @@ static const struct sockaddr *from_of(
 	return sock->asks_local ? from : NULL;
 }
 
+/* Long ones too. */
+static bool may_join_again(struct evt_udp_socket *sock)
+{
+	if (evt_now_ms_() < sock->joins_again_ms)
+		return false;
+	sock->joins_below = SIZE_MAX;
+	return true;
+}
+
 /* Whether it becomes one more part of the last message. */
-static bool joins_last(const struct evt_udp_socket *sock,
-	const struct sockaddr *to, socklen_t to_len,
-	const struct sockaddr *from, size_t len)
+static bool joins_last(struct evt_udp_socket *sock, const struct sockaddr *to,
+	socklen_t to_len, const struct sockaddr *from, size_t len)
 {
 	const struct evt_udp_out *out = &sock->out;
 	const struct msghdr *last;
 
 	if (out->nr_messages == 0 || !sock->joins_parts || len == 0 ||
-		len >= sock->joins_below)
+		(len >= sock->joins_below && !may_join_again(sock)))
 		return false;
 	last = &out->messages[out->nr_messages - 1].msg_hdr;
 	if (last->msg_iov[0].iov_len != len || last->msg_iovlen == JOINED_MAX ||
@@ -356,8 +417,10 @@ static bool joins_last(const struct evt_udp_socket *sock,
 		return false;
 	if (!is_same(last->msg_name, to, last->msg_namelen, to_len))
 		return false;
+	if (!from && !out->last_from)
+		return last->msg_controllen == 0;
 	if (!from || !out->last_from)
-		return from == out->last_from;
+		return false;
 	return is_same(from, out->last_from, sock->bound_len, sock->bound_len);
 }
 
@@ -416,10 +479,8 @@ static int send_now(struct evt_udp_socket *sock, struct msghdr *msg)
 		count_sent(sock, 1, (unsigned long)sent);
 		return 0;
 	}
-	if (!is_full && try_otherwise(sock, msg, errno, &is_full) > 0) {
-		count_failed(sock, 1);
-		return evt_fail_(errno, "sending on %s", sock->where);
-	}
+	if (!is_full && try_otherwise(sock, msg, errno, &is_full) > 0)
+		return say_failed(sock, errno, 1);
 	if (!is_full)
 		return 0;
 	if (!can_wait || !has_room_for(sock, msg->msg_iov->iov_len)) {

@@ -146,6 +146,17 @@ static void hand_over_the_rest(struct evt_udp_socket *sock)
 		;
 }
 
+/* As long as the kernel takes some. */
+static void send_what_waits(struct evt_udp_socket *sock)
+{
+	size_t before;
+
+	do {
+		before = sock->unsent;
+		evt_udp_send_unsent_(sock);
+	} while (sock->unsent > 0 && sock->unsent < before);
+}
+
 void evt_udp_shut_(struct evt_udp_socket *sock)
 {
 	int fd = atomic_exchange(&sock->fd, -1);
@@ -158,7 +169,7 @@ void evt_udp_close_(struct evt_udp_socket *sock, bool last)
 {
 	if (last && atomic_load(&sock->fd) != -1) {
 		hand_over_the_rest(sock);
-		evt_udp_send_unsent_(sock);
+		send_what_waits(sock);
 		evt_udp_count_dropped_(sock);
 	}
 	/* Or it has failed just now. */

@@ -29,7 +29,9 @@
  *
  * Never given to the program, only counted: datagrams from port 0, which cannot
  * be answered, and those that claim to come from this very socket, or another
- * udp: one of this pool, whose answers would never end.
+ * udp: one of this pool, whose answers would never end. Those of another
+ * server that answers everything never end either: have no answer to what looks
+ * like one.
  *
  * A socket is used on its worker alone: elsewhere the calls give EINVAL. What
  * else holds for all calls stands at the top of evt-pool.h.
@@ -79,7 +81,8 @@ struct evt_datagram {
  *	EDESTADDRREQ	the sender has no name
  *	ENOTCONN	the socket is closed: listening has ended
  *	ENOMEM, or what sendmsg(2) says of one that is sent at once
- * EPERM, EAGAIN and ENOTCONN have no line.
+ * EPERM, EAGAIN and ENOTCONN have no line; of what sending a datagram has
+ * brought, since strangers can bring that about, there is one a second.
  */
 int evt_udp_reply(struct evt_udp_socket *sock,
 	const struct evt_datagram *datagram, const void *data, size_t len);

@@ -7,7 +7,9 @@
  *
  * Each line that you type comes back. An answer is as long as what was sent, so
  * nobody gains by having it sent to somebody else: it passes the amplification
- * guard of evt-udp.h, which refuses more than three times as much.
+ * guard of evt-udp.h, which refuses more than three times as much. But who
+ * forges a datagram from one echo server to another has them busy for ever, so
+ * this is for networks where nobody does.
  */
 #include "example.h"
 

@@ -132,9 +132,9 @@ static int start(on_datagrams_fn fn)
 /* F05 B04 */
 static void an_error_of_an_earlier_answer_is_passed_over(void **state)
 {
-	static const int errors[] = {ECONNREFUSED, EHOSTUNREACH, ENETUNREACH,
-		EHOSTDOWN, ENONET, ENOPROTOOPT, EPROTO, EACCES, EMSGSIZE, EINTR,
-		EAGAIN};
+	static const int errors[] = {EOPNOTSUPP, ECONNREFUSED, EHOSTUNREACH,
+		ENETUNREACH, EHOSTDOWN, ENONET, ENOPROTOOPT, EPROTO, EACCES,
+		EMSGSIZE, EINTR, EAGAIN};
 	size_t i;
 	int fd;
 

@@ -267,6 +267,54 @@ static void a_task_may_send(void **state)
 	assert_int_equal(end_udp().datagrams_out, 2);
 }
 
+/* Answers it as if it were of an earlier batch, and then sends as much. */
+static void answer_kept_and_send(struct evt_udp_socket *sock,
+	const struct evt_datagram *batch, int n, void *arg)
+{
+	struct evt_datagram kept = batch[0];
+	struct sockaddr_storage sender;
+
+	(void)n, (void)arg;
+	memcpy(&sender, batch[0].sender, batch[0].sender_len);
+	kept.sender = (struct sockaddr *)&sender;
+	note_result(evt_udp_reply(sock, &kept, "reply", 5));
+	note_result(evt_udp_send(
+		sock, (struct sockaddr *)&sender, kept.sender_len, "sent!", 5));
+	note_datagrams(sock, batch, n, arg);
+}
+
+static void catches_from(int fd, const char *text, const char *ip)
+{
+	struct sockaddr_in in = {0};
+	socklen_t len = sizeof(in);
+	char bytes[8];
+
+	assert_int_equal(recvfrom(fd, bytes, sizeof(bytes), 0,
+				 (struct sockaddr *)&in, &len),
+		strlen(text));
+	assert_memory_equal(bytes, text, strlen(text));
+	assert_int_equal(in.sin_addr.s_addr, inet_addr(ip));
+}
+
+/* F09: what has no address to leave from does not join what has. */
+static void what_is_sent_leaves_from_its_own_address(void **state)
+{
+	socklen_t len;
+	struct sockaddr_storage addr;
+	int fd;
+
+	(void)state;
+	start_udp("udp://0.0.0.0:0", answer_kept_and_send, &unlimited, 1);
+	fd = udp_at("127.0.0.1", 0);
+	addr = addr_of("127.0.0.2", server.port, &len);
+	assert_int_equal(
+		sendto(fd, "hello", 5, 0, (struct sockaddr *)&addr, len), 5);
+	catches_from(fd, "reply", "127.0.0.2");
+	catches_from(fd, "sent!", "127.0.0.1");
+	close(fd);
+	end_udp();
+}
+
 /* What a program keeps of a datagram, with the room it has for addresses. */
 static void answer_kept_task(struct evt_worker *worker, void *arg)
 {
@@ -513,6 +561,7 @@ int main(void)
 		UDP_TEST(a_client_may_have_them_joined),
 		UDP_TEST(peers_whose_datagrams_alternate_get_each_its_own),
 		UDP_TEST(a_task_may_send),
+		UDP_TEST(what_is_sent_leaves_from_its_own_address),
 		UDP_TEST(a_kept_datagram_is_answered_later),
 		UDP_TEST(the_one_before_may_be_answered_in_a_batch),
 		UDP_TEST(wrong_calls_are_refused),

@@ -450,7 +450,7 @@ static void who_is_gone_is_told(void **state)
 	assert_true(on_worker(0, mail_task, &mail));
 	assert_int_equal(mail.sent, 0);
 	assert_int_equal(mail.error, ENOENT);
-	assert_int_equal(log_lines(EVT_LOG_WARN), 2);
+	assert_int_equal(log_lines(EVT_LOG_WARN), 1);
 	fd = meet();
 	shoot(fd, "hello", 5);
 	assert_true(WAIT_FOR(nr_noted() == 2));
@@ -458,6 +458,133 @@ static void who_is_gone_is_told(void **state)
 	stats = end_udp();
 	assert_int_equal(stats.sends_failed, 2);
 	assert_int_equal(stats.datagrams_out, 0);
+}
+
+/* F10: what strangers bring about by turns has a line a second. */
+static void of_many_that_are_gone_few_are_told(void **state)
+{
+	struct mail mail[2];
+	int i;
+
+	(void)state;
+	start_udp(url, note_datagrams, NULL, 1);
+	for (i = 0; i < 2; i++) {
+		int fd = meet();
+
+		shoot(fd, "hello", 5);
+		assert_true(WAIT_FOR(nr_noted() == i + 1));
+		mail[i].to = noted(i);
+		((struct sockaddr_un *)&mail[i].to.sender)->sun_path[0] ^=
+			(char)(i * 0x40); /* another that is not there */
+		leave_client(fd);
+	}
+	for (i = 0; i < 500; i++)
+		assert_true(on_worker(0, mail_task, &mail[i % 2]));
+	assert_in_range(log_lines(EVT_LOG_DEBUG), 1, 2 + 2 * slowness());
+	assert_int_equal(end_udp().sends_failed, 500);
+}
+
+/* Nobody gives the server descriptors that it did not ask for. */
+static void descriptors_of_strangers_are_not_taken(void **state)
+{
+	char control[CMSG_SPACE(16 * sizeof(int))] = {0};
+	struct iovec part = {"x", 1};
+	struct msghdr msg = {.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = control,
+		.msg_controllen = sizeof(control)};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+	int fds[16];
+	int before;
+	int fd;
+	int i;
+
+	(void)state;
+	start_udp(url, note_datagrams, NULL, 1);
+	fd = meet();
+	for (i = 0; i < 16; i++)
+		fds[i] = fd;
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(fds));
+	memcpy(CMSG_DATA(cmsg), fds, sizeof(fds));
+	before = count_fds();
+	for (i = 0; i < 10; i++)
+		assert_int_equal(sendmsg(fd, &msg, 0), 1);
+	assert_true(WAIT_FOR(nr_noted() == 10));
+	settle(0);
+	assert_int_equal(count_fds(), before);
+	leave_client(fd);
+	end_udp();
+}
+
+/* As long as an address can be, without a NUL at its end. */
+static void the_longest_path_is_answered(void **state)
+{
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+	const size_t size = sizeof(addr.sun_path);
+	char longest[sizeof(addr.sun_path) + 1];
+	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	socklen_t len = unix_addr(&addr, path);
+	struct sockaddr_un to = addr;
+
+	(void)state;
+	start_udp(url, echo_datagrams, NULL, 1);
+	memset(longest, 'c', size);
+	memcpy(longest, folder, strlen(folder));
+	longest[strlen(folder)] = '/';
+	longest[size] = '\0';
+	memcpy(addr.sun_path, longest, size);
+	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&to, len), 0);
+	exchanges(fd, "hello");
+	assert_int_equal(noted(0).sender_len, sizeof(addr));
+	close(fd);
+	assert_int_equal(remove(longest), 0);
+	end_udp();
+}
+
+static void end_the_thread(struct evt_worker *worker, void *arg)
+{
+	(void)worker, (void)arg;
+	pthread_exit(NULL);
+}
+
+static void lose(int worker)
+{
+	assert_int_equal(evt_worker_post(evt_pool_worker(server.pool, worker),
+				 end_the_thread, NULL),
+		0);
+	assert_true(WAIT_FOR(atomic_load(&server.pool->workers[worker].lost) &&
+		atomic_load(&server.pool->workers[worker].drained)));
+}
+
+/* C15 */
+static void it_is_on_a_worker_that_lives(void **state)
+{
+	const struct evt_handlers handlers = {.on_datagrams = echo_datagrams};
+	int round;
+	int fd;
+
+	(void)state;
+	start_udp("unixgram:@evt-unixgram-first", echo_datagrams, NULL, 2);
+	lose(1);
+	for (round = 0; round < 2; round++) {
+		server.listener = evt_listen(
+			server.pool, url, &handlers, NULL, NULL);
+		assert_non_null(server.listener);
+		fd = meet();
+		exchanges(fd, "hello");
+		leave_client(fd);
+		evt_listener_close(server.listener);
+		assert_true(WAIT_FOR(nr_names() == 0));
+	}
+	lose(0);
+	errno = 0;
+	assert_null(evt_listen(server.pool, url, &handlers, NULL, NULL));
+	assert_int_equal(errno, ENXIO);
+	assert_int_equal(nr_names(), 0);
+	end_udp();
 }
 
 static void wrong_send_task(struct evt_worker *worker, void *arg)
@@ -531,6 +658,10 @@ int main(void)
 		FOLDER_TEST(a_stale_file_is_replaced_and_a_live_one_is_not),
 		FOLDER_TEST(who_does_not_read_gets_no_more),
 		FOLDER_TEST(who_is_gone_is_told),
+		FOLDER_TEST(of_many_that_are_gone_few_are_told),
+		FOLDER_TEST(descriptors_of_strangers_are_not_taken),
+		FOLDER_TEST(the_longest_path_is_answered),
+		FOLDER_TEST(it_is_on_a_worker_that_lives),
 		FOLDER_TEST(wrong_addresses_are_refused),
 		FOLDER_TEST(what_has_come_is_handed_over_at_the_end),
 	};

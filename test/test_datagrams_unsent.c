@@ -6,6 +6,7 @@
 /* wrap: sendmmsg sendmsg epoll_ctl */
 #include "inject.h"
 #include "udp_rig.h"
+#include "../evt-log-internal.h"
 
 #include <sys/epoll.h>
 
@@ -117,6 +118,7 @@ static int start(on_datagrams_fn fn)
 /* Sending, where there is no room */
 
 #define ASKED 100
+#define MANY  3000 /* more than 16 batches, and they all may wait */
 
 /* That many come together, and are answered in one callback or two. */
 static void ask(int fd)
@@ -317,6 +319,31 @@ static void what_waits_when_it_is_closed_is_counted(void **state)
 	close(fd);
 }
 
+/* F10 F11: however many they are. */
+static void what_waits_when_it_is_closed_goes_out_if_it_can(void **state)
+{
+	struct evt_stats stats;
+	uint32_t i;
+	int fd;
+
+	(void)state;
+	fd = start(echo_datagrams);
+	inject(&on_sendmmsg, EAGAIN, 0, FOR_EVER);
+	for (i = 0; i < MANY; i++) {
+		shoot_number(fd, i);
+		if (i % 64 == 63)
+			settle(0);
+	}
+	assert_true(WAIT_FOR(nr_noted() == MANY));
+	hold(0);
+	end_injection(&on_sendmmsg);
+	evt_pool_stop(server.pool);
+	stats = end_udp();
+	assert_int_equal(stats.datagrams_out, MANY);
+	assert_int_equal(stats.sends_failed, 0);
+	close(fd);
+}
+
 /* Sending, and it fails */
 
 /* The second of ten answers fails. */
@@ -417,17 +444,54 @@ static void what_cannot_go_joined_goes_apart_from_then_on(void **state)
 /* F09 F10: as for a broadcast's address, which is not ours. */
 static void what_cannot_leave_from_there_leaves_from_elsewhere(void **state)
 {
+	static const int errors[] = {EINVAL, ENETUNREACH, EADDRNOTAVAIL};
+	size_t i;
 	int fd;
 
 	(void)state;
-	end_injections();
-	start_udp("udp://:0", echo_datagrams, &usual, 1);
-	fd = udp_to(server.port);
-	atomic_store(&refused_control.error, EINVAL);
-	atomic_store(&refused_control.level, IPPROTO_IPV6);
+	for (i = 0; i < COUNT(errors); i++) {
+		end_injections();
+		start_udp("udp://:0", echo_datagrams, &usual, 1);
+		fd = udp_to(server.port);
+		atomic_store(&refused_control.error, errors[i]);
+		atomic_store(&refused_control.level, IPPROTO_IPV6);
+		ask(fd);
+		WAIT_FOR(server_stats().datagrams_out == ASKED);
+		settle(0);
+		/* It was not for being joined. */
+		assert_true(server.listener->udp[0]->joins_below == SIZE_MAX);
+		expect_answers(fd);
+		assert_true(atomic_load(&refused_control.nr) > 0);
+	}
+}
+
+/* F10: the path of one client is not that of all, for ever. */
+static void after_a_while_they_go_joined_again(void **state)
+{
+	int joined;
+	uint32_t j;
+	int fd;
+
+	(void)state;
+	fd = start(echo_datagrams);
+	atomic_store(&refused_control.error, EMSGSIZE);
+	atomic_store(&refused_control.level, IPPROTO_UDP);
 	ask(fd);
-	expect_answers(fd);
-	assert_true(atomic_load(&refused_control.nr) > 0);
+	for (j = 0; j < ASKED; j++)
+		catches_number(fd, j);
+	settle(0);
+	assert_int_equal(server.listener->udp[0]->joins_below, sizeof(j));
+	joined = atomic_load(&refused_control.nr);
+	server.listener->udp[0]->joins_again_ms = evt_now_ms_();
+	atomic_store(&refused_control.error, EPERM); /* joined, it is lost */
+	shut_gate();
+	ask(fd);
+	assert_true(WAIT_FOR(server_stats().sends_failed > 0));
+	assert_true(atomic_load(&refused_control.nr) > joined);
+	settle(0);
+	atomic_store(&refused_control.level, -1);
+	close(fd);
+	end_udp();
 }
 
 /* C16: no memory to keep what finds no room. */
@@ -463,11 +527,13 @@ int main(void)
 		FAULT_TEST(what_is_sent_at_once_waits_too),
 		FAULT_TEST(no_more_waits_than_max_output),
 		FAULT_TEST(what_waits_when_it_is_closed_is_counted),
+		FAULT_TEST(what_waits_when_it_is_closed_goes_out_if_it_can),
 		FAULT_TEST(a_failed_answer_is_counted_and_the_others_go_out),
 		FAULT_TEST(when_all_fail_there_are_few_lines),
 		FAULT_TEST(an_error_that_was_of_another_does_no_harm),
 		FAULT_TEST(what_cannot_go_joined_goes_apart_from_then_on),
 		FAULT_TEST(what_cannot_leave_from_there_leaves_from_elsewhere),
+		FAULT_TEST(after_a_while_they_go_joined_again),
 		FAULT_TEST(without_memory_one_answer_is_lost_and_counted),
 	};
 
