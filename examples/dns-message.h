@@ -98,7 +98,9 @@ static inline size_t dns_read_record(struct dns_query *query,
 	return name + 10 + dns_get16(at + 8);
 }
 
-/* Takes the query apart: DNS_NOERROR, or what is to be said of it. */
+/* Takes the query apart: DNS_NOERROR, or what is to be said of it. What is not
+ * known here is read as well, since whether the answer has an OPT record is for
+ * the query to say (RFC 6891, section 6.1.1). */
 static inline enum dns_rcode dns_read_query(
 	struct dns_query *query, const uint8_t *wire, size_t len)
 {
@@ -107,16 +109,16 @@ static inline enum dns_rcode dns_read_query(
 	unsigned count = before + dns_get16(wire + DNS_ADDITIONAL);
 	size_t at = DNS_HEADER;
 	size_t used;
+	bool is_known = !(dns_get16(wire + 2) & DNS_OPCODE);
+	enum dns_rcode bad = is_known ? DNS_FORMERR : DNS_NOTIMP;
 	unsigned i;
 
-	if (dns_get16(wire + 2) & DNS_OPCODE)
-		return DNS_NOTIMP;
 	if (dns_get16(wire + 4) != 1)
-		return DNS_FORMERR;
+		return bad;
 	used = dns_name_read(&query->name, wire + at, len - at);
 	at += used;
 	if (used == 0 || len - at < 4)
-		return DNS_FORMERR;
+		return bad;
 	query->type = dns_get16(wire + at);
 	query->class = dns_get16(wire + at + 2);
 	query->len = used + 4;
@@ -124,10 +126,10 @@ static inline enum dns_rcode dns_read_query(
 	for (i = 0; i < count; i++) {
 		used = dns_read_record(query, wire + at, len - at, i >= before);
 		if (used == 0)
-			return DNS_FORMERR;
+			return bad;
 		at += used;
 	}
-	return at == len ? DNS_NOERROR : DNS_FORMERR;
+	return at == len && is_known ? DNS_NOERROR : bad;
 }
 
 /* Writing */

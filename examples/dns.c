@@ -32,12 +32,13 @@
 
 #include <evt-udp.h>
 
-#define LENGTH     2 /* bytes before each message, by TCP */
-#define MAX_CONNS  1000
-#define IDLE_MS    10000
-#define FIRST_READ (64 << 10)
-#define MAX_FILE   (64L * 1024 * 1024)
-#define PORT_TRIES 20
+#define LENGTH      2 /* bytes before each message, by TCP */
+#define MAX_CONNS   1000
+#define IDLE_MS     10000
+#define LIFETIME_MS 60000
+#define FIRST_READ  (64 << 10)
+#define MAX_FILE    (64L * 1024 * 1024)
+#define PORT_TRIES  20
 
 static struct dns_zone zone;
 
@@ -150,12 +151,14 @@ static struct evt_pool *listen_both(const struct example *example,
 	 * 512 otherwise, and the rest by TCP, whose clients are who they claim
 	 * to be. Name servers of the world limit the rate for each sender, too.
 	 */
-	const struct evt_listen_options limits = {.amplification = -1,
-		.max_conns = MAX_CONNS,
+	const struct evt_listen_options udp_limits = {.amplification = -1};
+	/* By TCP nobody keeps the others out: RFC 7766, section 6.2. */
+	const struct evt_listen_options limits = {.max_conns = MAX_CONNS,
 		.first_byte_ms = IDLE_MS,
 		.idle_ms = IDLE_MS,
 		.max_input = LENGTH + DNS_TCP_MOST,
-		.reuseport = 1};
+		.lifetime_ms = LIFETIME_MS,
+		.max_per_source = MAX_CONNS / 4};
 	const struct evt_handlers handlers = {
 		.on_data = on_data, .on_datagrams = on_datagrams};
 	const struct evt_pool_options options = {.workers = example->workers};
@@ -166,7 +169,8 @@ static struct evt_pool *listen_both(const struct example *example,
 	*tcp = NULL;
 	for (tries = 0; tries < PORT_TRIES; tries++) {
 		pool = evt_pool_new(&options);
-		*udp = evt_listen(pool, example->url, &handlers, &limits, NULL);
+		*udp = evt_listen(
+			pool, example->url, &handlers, &udp_limits, NULL);
 		if (!*udp)
 			return pool;
 		snprintf(tcp_url, size, "tcp%.*s:%d",

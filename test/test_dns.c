@@ -336,14 +336,21 @@ static const char *told_with(unsigned flags, unsigned questions)
 
 static void other_opcodes_are_not_implemented(void **state)
 {
+	struct message query;
 	unsigned opcode;
 
 	(void)state;
 	for (opcode = 1; opcode < 16; opcode++) {
-		assert_string_equal(
-			told_with(opcode << 11 | 0x0100, 1), "NOTIMP qr rd\n");
+		assert_memory_equal(told_with(opcode << 11 | 0x0100, 1),
+			"NOTIMP qr rd\n", 13);
 		assert_int_equal(get16(&answer, 0), 0xabcd);
 		assert_int_equal(get16(&answer, 2) >> 11 & 15, opcode);
+		/* RFC 6891: with an OPT record, if the query had one. */
+		assert_int_equal(get16(&answer, 10), 0);
+		make_query(&query, "mail.example.org", DNS_A, 1232);
+		put16(&query, 2, opcode << 11);
+		assert_memory_equal(told(&query, false), "NOTIMP qr\n", 10);
+		assert_int_equal(get16(&answer, 10), 1);
 	}
 }
 
