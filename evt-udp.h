@@ -107,7 +107,8 @@ int evt_udp_validated(
  * A way to find that out, and nothing is kept in between: answer a stranger
  * with a token; who sends it back, at the latest five minutes later and from
  * the same address and port, has got what was sent there. Any worker's socket
- * of the listener knows it again. -1: EINVAL.
+ * of the listener knows it again. Who sends less than three bytes cannot have
+ * one, with the usual limit of amplification. -1: EINVAL.
  */
 int evt_udp_token(struct evt_udp_socket *sock, const struct sockaddr *sender,
 	unsigned char token[EVT_UDP_TOKEN]);

@@ -61,6 +61,18 @@ static void on_datagrams(struct evt_udp_socket *sock,
 	}
 }
 
+/* A query that has begun has to come to its end. */
+static void set_deadline(struct evt_conn *conn, bool wanted)
+{
+	bool is_set = evt_conn_data(conn) != NULL;
+
+	if (wanted == is_set)
+		return;
+	evt_conn_set_timeout(
+		conn, EVT_TIMEOUT_DEADLINE, wanted ? IDLE_MS : LIFETIME_MS);
+	evt_conn_set_data(conn, wanted ? &zone : NULL);
+}
+
 /* Takes one query: is called again if there are more, when those answers that
  * wait are not too many. */
 static size_t on_data(
@@ -75,8 +87,10 @@ static size_t on_data(
 		most += dns_get16((const uint8_t *)data);
 	if (len < most) {
 		evt_conn_want(conn, most);
+		set_deadline(conn, true);
 		return 0;
 	}
+	set_deadline(conn, false);
 	used = dns_answer(
 		&zone, data + LENGTH, most - LENGTH, answer + LENGTH, true);
 	if (used == 0) { /* it does not speak DNS */
@@ -214,7 +228,9 @@ int main(int argc, char **argv)
 	int status = 2;
 
 	if (!has_path || strncmp(example.url, "udp:", 4) != 0)
-		return example_usage(&example, stderr, 2);
+		return example_wrong(&example,
+			"first a URL that begins with udp: if any, and last "
+			"the zone file");
 	if (read_zone(path))
 		status = serve(&example);
 	dns_zone_free(&zone);

@@ -59,16 +59,25 @@ static inline int example_usage(
 	return status;
 }
 
+/* The same, after a line that says what is wrong: 2. */
+static inline int example_wrong(const struct example *example, const char *why)
+{
+	fprintf(stderr, "%s: %s\n", example->name, why);
+	return example_usage(example, stderr, 2);
+}
+
 /* A whole number from 1 to max, or the program ends. */
 static inline int example_number(
 	const struct example *example, const char *text, long max)
 {
 	char *end;
 	long number = strtol(text, &end, 10);
+	char why[64];
 
-	if (end == text || *end || number < 1 || number > max)
-		exit(example_usage(example, stderr, 2));
-	return (int)number;
+	if (end != text && !*end && number >= 1 && number <= max)
+		return (int)number;
+	snprintf(why, sizeof(why), "a number from 1 to %ld is wanted", max);
+	exit(example_wrong(example, why));
 }
 
 /* Ends the program if they are wrong, or ask for help. */
@@ -92,8 +101,10 @@ static inline struct example example_options(
 			example.value = optarg;
 	}
 	argc -= optind;
-	if (argc > 1 + !!example.connects || (example.connects && argc < 2))
-		exit(example_usage(&example, stderr, 2));
+	if (example.connects && argc < 2)
+		exit(example_wrong(&example, "two URLs are wanted"));
+	if (argc > 1 + !!example.connects)
+		exit(example_wrong(&example, "too many arguments"));
 	if (argc > 0)
 		example.url = argv[optind];
 	if (argc > 1)

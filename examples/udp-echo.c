@@ -30,5 +30,8 @@ int main(int argc, char **argv)
 	struct evt_pool_options options = {.workers = example.workers};
 	struct evt_handlers handlers = {.on_datagrams = echo};
 
+	if (strncmp(example.url, "tcp:", 4) == 0 ||
+		strncmp(example.url, "unix:", 5) == 0)
+		return example_wrong(&example, "a URL of datagrams is wanted");
 	return example_serve(&example, evt_pool_new(&options), &handlers, NULL);
 }
