@@ -9,7 +9,7 @@
 
 #define MOST 28 /* bytes of an address, written */
 
-/* The same place at an odd address: nothing of the program's need be aligned. */
+/* At an odd address, as those of a program may be. */
 struct odd {
 	char shift;
 	char bytes[sizeof(struct sockaddr_in6)];
