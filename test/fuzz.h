@@ -22,6 +22,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* Before the first input. Optional. */
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
+/* After the last one, for what was kept from one to the next. Optional, and
+ * libFuzzer does not call it. */
+void fuzz_tidy_up(void);
+
 /* What has to be true, or this input is a finding. */
 #define REQUIRE(condition)                                                 \
 	do {                                                               \

@@ -21,6 +21,10 @@ __attribute__((weak)) int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
+__attribute__((weak)) void fuzz_tidy_up(void)
+{
+}
+
 /* Of the sanitizers, where they are. */
 __attribute__((weak)) void __sanitizer_set_death_callback(void (*fn)(void));
 
@@ -67,6 +71,7 @@ static void each_input_of_the_corpus_is_in_order(void **state)
 		file = files.gl_pathv[i];
 		replay_file();
 	}
+	fuzz_tidy_up();
 	print_message("%s: %zu inputs\n", target, files.gl_pathc);
 	globfree(&files);
 	file = "";
