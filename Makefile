@@ -304,7 +304,7 @@ fuzz-merge:
 
 ## fuzz-cover: how much of each parser the corpus reaches; below 95 % it fails
 fuzz-cover:
-	@$(MAKE) VARIANT=fuzz-cover HARDEN= CC=gcc CFLAGS='-O0 -g' fuzz-covered
+	+@$(MAKE) VARIANT=fuzz-cover HARDEN= CC=gcc CFLAGS='-O0 -g' fuzz-covered
 fuzz-covered: $(replays:%=$B/test/%)
 	@test/fuzz.sh cover $B
 
