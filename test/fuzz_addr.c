@@ -77,6 +77,20 @@ static bool is_same(const struct odd *one, const struct odd *other, int len)
 		memcmp(&in6[0].sin6_addr, &in6[1].sin6_addr, 16) == 0;
 }
 
+/* The numbers that a machine keeps in an order of its own are big-endian. */
+static void is_big_endian(const struct odd *addr, const char *wire, int len)
+{
+	const uint8_t *at = (const uint8_t *)wire;
+	struct sockaddr_in6 in6;
+
+	REQUIRE(at[0] == 0 && at[1] == (len == MOST ? 10 : 2));
+	if (len < MOST)
+		return;
+	memcpy(&in6, addr->bytes, sizeof(in6));
+	REQUIRE(((uint32_t)at[24] << 24 | (uint32_t)at[25] << 16 |
+			(uint32_t)at[26] << 8 | at[27]) == in6.sin6_scope_id);
+}
+
 /* From an address to bytes and back. */
 static void from_address(const uint8_t *data, size_t size)
 {
@@ -97,6 +111,7 @@ static void from_address(const uint8_t *data, size_t size)
 	}
 	REQUIRE(deserialize_addr(wire, odd_addr(&again), len) == len);
 	REQUIRE(is_same(&addr, &again, len));
+	is_big_endian(&addr, wire, len);
 	bare_is_same(odd_addr(&addr), wire, len);
 }
 

@@ -41,6 +41,7 @@ static struct {
 	bool opened, closed, gone;
 	bool is_calling; /* the library: it calls nobody meanwhile */
 	bool is_sending; /* what arrives before other writes is not known */
+	bool is_unsure;  /* ... or whether it has come in time */
 	bool is_closing; /* no handler but on_close comes any more */
 	bool has_finished, is_paused, saw_eof;
 	bool has_closed, has_aborted; /* of the program's calls */

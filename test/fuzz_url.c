@@ -32,6 +32,7 @@ static void look_at_inet(const struct evt_url *url)
 static void look_at_unix(const struct evt_url *url)
 {
 	REQUIRE(url->path_len > 0 && url->path_len < sizeof(url->path));
+	REQUIRE(url->abstract || url->path[0] != '@');
 	REQUIRE(url->path[url->path_len] == '\0');
 	REQUIRE(strlen(url->path) == url->path_len);
 	REQUIRE(url->host[0] == '\0' && url->port == 0);
@@ -51,13 +52,20 @@ static void write_out(const struct evt_url *url, char *text, size_t room)
 			url->abstract ? "@" : "", url->path);
 }
 
-static void comes_again(const struct evt_url *url)
+/* Nothing was added or left out, but for zeros before the port. */
+static void comes_again(const struct evt_url *url, const char *from)
 {
 	char text[512];
 	struct evt_url again;
 	const char *why = NULL;
+	const char *colon;
 
 	write_out(url, text, sizeof(text));
+	colon = strrchr(text, ':');
+	if (is_inet(url))
+		REQUIRE(strncmp(text, from, (size_t)(colon - text) + 1) == 0);
+	else
+		REQUIRE(strcmp(text, from) == 0);
 	REQUIRE(evt_url_parse_(text, &again, &why) == 0);
 	REQUIRE(memcmp(url, &again, sizeof(again)) == 0);
 }
@@ -78,7 +86,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			look_at_inet(&url);
 		else
 			look_at_unix(&url);
-		comes_again(&url);
+		comes_again(&url, text);
 	} else {
 		REQUIRE(errno == EINVAL || errno == ENAMETOOLONG);
 		REQUIRE(why && *why && !strchr(why, '\n'));
