@@ -19,7 +19,7 @@
 #define MOST_STEPS 300
 #define PATIENCE_S 10
 
-static int listening;
+static int listening = -1;
 
 /* Stays for the next input, unless this one stops it. */
 static struct evt_pool *pool;
@@ -312,18 +312,25 @@ static void be_silent(int level, const char *line, void *arg)
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
-	size_t i;
-
 	(void)argc;
 	(void)argv;
 	(void)own_network(CLONE_NEWNET);
+	return 0;
+}
+
+static void open_files(void)
+{
+	struct sockaddr_in in = {.sin_family = AF_INET};
+	size_t i;
+
 	for (i = 0; i < sizeof(pattern); i++)
 		pattern[i] = (char)(1 + (i % PERIOD) * 2654435761U % 127);
 	file = memfd_create("pattern", MFD_CLOEXEC);
 	REQUIRE(write(file, pattern, sizeof(pattern)) == sizeof(pattern));
+	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
 	listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	REQUIRE(listen(listening, 16) == 0); /* the kernel chooses a port */
-	return 0;
+	REQUIRE(bind(listening, (struct sockaddr *)&in, sizeof(in)) == 0);
+	REQUIRE(listen(listening, 16) == 0);
 }
 
 static void start_pool(void)
@@ -337,11 +344,19 @@ static void start_pool(void)
 	memset(&before, 0, sizeof(before));
 }
 
-void fuzz_tidy_up(void)
+static void end_pool(void)
 {
 	if (pool)
 		evt_pool_free(pool);
 	pool = NULL;
+}
+
+void fuzz_tidy_up(void)
+{
+	end_pool();
+	close(file);
+	close(listening);
+	listening = -1;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -351,6 +366,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	my.until = time(NULL) + PATIENCE_S;
 	my.peer = -1;
 	sem_init(&my.over, 0, 0);
+	if (listening == -1)
+		open_files();
 	if (!pool)
 		start_pool();
 	REQUIRE(evt_worker_post(evt_pool_worker(pool, 0), begin, NULL) == 0);
@@ -364,6 +381,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	look_at_counters();
 	look_at_end();
 	if (my.has_stopped)
-		fuzz_tidy_up();
+		end_pool();
 	return 0;
 }
