@@ -68,6 +68,7 @@ lib_src  := $(sort $(wildcard evt-*.c))
 headers  := $(filter-out %-internal.h,$(sort $(wildcard evt-*.h)))
 manuals  := $(wildcard man/*.[1-8])
 suites   := $(patsubst test/%.c,%,$(sort $(wildcard test/test_*.c)))
+replays  := $(patsubst test/fuzz_%.c,replay_%,$(sort $(wildcard test/fuzz_*.c)))
 programs := $(patsubst %.c,$P%,$(wildcard test/evt_test.c test/flooder.c))
 examples := $(patsubst %.c,$P%,$(sort $(wildcard examples/*.c)))
 # One of the benchmark's peers is built only where libuv is.
@@ -75,21 +76,23 @@ uv_libs  := $(shell $(PKG_CONFIG) --libs libuv 2>/dev/null)
 benches  := $(patsubst %.c,$P%,$(filter-out $(if $(uv_libs),,%/peer-libuv.c),\
 	$(sort $(wildcard bench/*.c))))
 helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/evt_test.c \
-	test/flooder.c,$(sort $(wildcard test/*.c)))
+	test/flooder.c test/replay.c,$(sort $(wildcard test/*.c)))
 c_files  := $(sort $(wildcard evt-*.[ch] test/*.[ch] examples/*.[ch] \
 	bench/*.[ch]))
 
 static := $Plibevtserver.a
 soname := libevtserver.so.0
 shared := $P$(soname) $Plibevtserver.so
-TESTS  ?= $(suites)
+TESTS  ?= $(suites) $(replays)
 
 lib_obj      := $(lib_src:%.c=$B/obj/%.o)
 program_obj  := $(patsubst $P%,$B/obj/%.o,$(programs) $(examples) $(benches))
 # The suites have a build of the library of their own, without
 # _FORTIFY_SOURCE: it renames calls, and the linker's --wrap would miss them.
 suite_lib    := $(lib_src:%.c=$B/test/obj/%.o)
-suite_obj    := $(suites:%=$B/test/obj/test/%.o) $(helpers:%.c=$B/test/obj/%.o)
+suite_obj    := $(suites:%=$B/test/obj/test/%.o) \
+	$(replays:replay_%=$B/test/obj/test/fuzz_%.o) \
+	$B/test/obj/test/replay.o $(helpers:%.c=$B/test/obj/%.o)
 suite_common := $(helpers:%.c=$B/test/obj/%.o) $B/test/libevtserver.a
 
 # ---- Flags ------------------------------------------------------------------
@@ -136,6 +139,8 @@ variant_coverage   := -O1 --coverage -fprofile-update=atomic -DCOVERAGE
 variant_lint-gcc   := -Werror
 variant_lint-clang := -Werror
 variant_analyzer   := -Werror -fanalyzer
+variant_fuzz       := -fsanitize=fuzzer-no-link $(asan_clang)
+variant_fuzz-cover := --coverage
 variant_flags      := $(variant_$(VARIANT))
 
 base_flags = -std=c11 -D_GNU_SOURCE -I. -pthread $(event_cflags) $(HARDEN) \
@@ -227,11 +232,21 @@ $Pexamples/proxy: more_libs = -levent_extra
 wraps = malloc calloc realloc free $(if $(filter coverage,$(VARIANT)),_exit) \
 	$(shell sed -n '1,40s|^[/ ]\* *wrap: *\([a-z0-9_ ]*\).*|\1|p' $1)
 
+link_suite = $(link) -pie \
+	$(addprefix -Wl$(comma)--wrap=,$(call wraps,$1)) \
+	-o $@ $^ $(cmocka_libs) $(event_libs)
+comma := ,
+
 $(suites:%=$B/test/%): $B/test/%: $B/test/obj/test/%.o $(suite_common)
 	$(call say,LINK,$@)
-	$Q$(link) -pie $(addprefix -Wl$(comma)--wrap=,$(call wraps,test/$*.c)) \
-		-o $@ $^ $(cmocka_libs) $(event_libs)
-comma := ,
+	$Q$(call link_suite,test/$*.c)
+
+# A fuzz target with its corpus is a suite too: see test/fuzz.h.
+$(replays:%=$B/test/%): $B/test/replay_%: $B/test/obj/test/fuzz_%.o \
+		$B/test/obj/test/replay.o $(suite_common)
+	$(call say,LINK,$@)
+	$Q$(call link_suite,test/fuzz_$*.c)
+$B/test/replay_http $B/test/fuzz_http: $(llhttp)
 
 # ---- Testing ----------------------------------------------------------------
 
@@ -278,6 +293,32 @@ coverage:
 ## check-rows: every fault with an asterisk has a test (test/faults.txt)
 check-rows:
 	@test/check-rows.sh
+
+.PHONY: fuzz fuzz-build fuzz-merge fuzz-cover
+FUZZ_SECONDS ?= 60
+fuzz_make = $(MAKE) VARIANT=fuzz HARDEN= CC=clang
+fuzzers  := $(replays:replay_%=$B/test/fuzz_%)
+## fuzz: look for bytes that break something, FUZZ_SECONDS=60 for each target
+fuzz:
+	@test/fuzz.sh may-run
+	+@$(fuzz_make) fuzz-build
+	@test/fuzz.sh run $(FUZZ_SECONDS)
+
+fuzz-build: $(fuzzers)
+$(fuzzers): $B/test/fuzz_%: $B/test/obj/test/fuzz_%.o $B/test/libevtserver.a
+	$(call say,LINK,$@)
+	$Q$(link) -fsanitize=fuzzer -o $@ $^ $(event_libs)
+
+## fuzz-merge: put what make fuzz has found new into test/corpus, minimised
+fuzz-merge:
+	+@$(fuzz_make) fuzz-build
+	@test/fuzz.sh merge
+
+## fuzz-cover: how much of each parser the corpus reaches; below 95 % it fails
+fuzz-cover:
+	+@$(MAKE) VARIANT=fuzz-cover HARDEN= CC=gcc CFLAGS='-O0 -g' fuzz-covered
+fuzz-covered: $(replays:%=$B/test/%)
+	@test/fuzz.sh cover $B
 
 FLOOD ?= 10000
 ## flood: start the server, flood it with FLOOD=10000 connections, three tables

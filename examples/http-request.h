@@ -45,6 +45,7 @@ struct request {
 	} part[PARTS];
 	int now;      /* the part whose value comes next */
 	int twice;    /* not 0: a field is there again */
+	size_t body;  /* bytes, as the head says, or the chunks so far */
 	int headed;   /* not 0: its head is there */
 	int complete; /* ... and its body */
 	int fault;    /* the status of what is wrong with it; 0: nothing */
@@ -77,9 +78,21 @@ static inline int request_value(llhttp_t *parser, const char *at, size_t len)
 	return 0;
 }
 
+/* What llhttp has of the length is what is left of it. */
+static inline int request_length(llhttp_t *parser)
+{
+	struct request *request = parser->data;
+
+	request->body += parser->content_length > REQUEST_MAX_BODY
+		? REQUEST_MAX_BODY + 1
+		: (size_t)parser->content_length;
+	return 0;
+}
+
 static inline int request_head(llhttp_t *parser)
 {
 	((struct request *)parser->data)->headed = 1;
+	request_length(parser);
 	parser->upgrade = 0; /* to nothing */
 	return 0;
 }
@@ -140,9 +153,10 @@ static inline int request_fault(
 		return 501;
 	if (parser->method != HTTP_GET && parser->method != HTTP_HEAD)
 		return 405;
-	if (!request->complete &&
-		(parser->content_length > REQUEST_MAX_BODY ||
-			len > REQUEST_MAX_HEAD + REQUEST_MAX_BODY))
+	if (request->complete)
+		len = (size_t)(llhttp_get_error_pos(parser) - data);
+	if (request->body > REQUEST_MAX_BODY ||
+		len > REQUEST_MAX_HEAD + REQUEST_MAX_BODY)
 		return 413;
 	return 0;
 }
@@ -198,6 +212,7 @@ static inline void request_parse(
 		.on_header_field = request_field,
 		.on_header_value = request_value,
 		.on_headers_complete = request_head,
+		.on_chunk_header = request_length,
 		.on_message_complete = request_complete};
 
 	memset(request, 0, sizeof(*request));

@@ -328,6 +328,21 @@ static inline size_t answer_to(const void *query, size_t len, bool is_tcp)
 	return answer.len;
 }
 
+/* Whether the query has an answer that is well formed, or none where it is no
+ * query. answer_text is the answer. */
+static inline bool is_sound(const struct message *query, bool is_tcp)
+{
+	size_t limit = is_tcp ? DNS_TCP_MOST : DNS_UDP_MOST;
+	size_t len = answer_to(query->wire, query->len, is_tcp);
+
+	if (query->len < 12 || query->wire[2] & 0x80)
+		return len == 0;
+	return len >= 12 && len <= limit &&
+		get16(query, 0) == get16(&answer, 0) &&
+		((get16(query, 2) ^ get16(&answer, 2)) & 0xf900) == 0x8000 &&
+		tell_message(&answer_text, &answer);
+}
+
 /* What the server says to the query, as text. */
 static inline const char *told(const struct message *query, bool is_tcp)
 {

@@ -2,59 +2,11 @@
  * test_dns_fuzz.c: the example dns: answers that do not fit, at each size; and
  * what its parsers make of garbage.
  */
+#include "dns_big_zone.h"
 #include "dns_rig.h"
 
 #define INPUTS 200000 /* queries */
 #define ZONES  20000
-
-static const char text_of_zone[] =
-	"$ORIGIN example.org.\n"
-	"$TTL 1h\n"
-	"@\tSOA ns root ( 1 2h ; serial\n\t15m 2w 10m )\n"
-	"\tNS ns\n\tMX 10 mail\n\tTXT \"a \\\"b\\\" c\" d\\032e\\;f\n"
-	"ns\tA 192.0.2.1\n\tAAAA 2001:db8::1\n"
-	"mail 300 IN A 192.0.2.2\n"
-	"www\tIN 1d CNAME web.host\nweb.host A 192.0.2.3\n"
-	"out\tCNAME www.example.net.\ngone CNAME nothing\n"
-	"*.w\tTXT wild\n\tMX 5 mail\n"
-	"sub\tNS ns.sub\n\tNS ns\nns.sub A 192.0.2.9\n"
-	"loop\tCNAME pool\npool\tCNAME loop\n";
-
-/* Names a1 to a99 with so many addresses; m1 to m40, whose exchanges have one
- * each; d1 to d40, delegated to so many servers of their own. */
-static char big_zone[400000];
-static size_t big_len;
-
-__attribute__((format(printf, 1, 2))) static void add_line(
-	const char *format, ...)
-{
-	size_t room = sizeof(big_zone) - big_len;
-	va_list args;
-
-	va_start(args, format);
-	big_len += (size_t)vsnprintf(big_zone + big_len, room, format, args);
-	va_end(args);
-}
-
-static void make_big_zone(void)
-{
-	int i;
-	int k;
-
-	big_len = 0;
-	add_line("%s", text_of_zone);
-	for (i = 1; i < 100; i++)
-		for (k = 0; k < i; k++)
-			add_line("a%d A 10.0.0.%d\n", i, k);
-	for (i = 1; i <= 40; i++)
-		for (k = 0; k < i; k++)
-			add_line("m%d MX %d x%d.m%d\nx%d.m%d A 10.0.0.%d\n", i,
-				k, k, i, k, i, k);
-	for (i = 1; i <= 40; i++)
-		for (k = 0; k < i; k++)
-			add_line("d%d NS x%d.d%d\nx%d.d%d AAAA ::%d\n", i, k, i,
-				k, i, k);
-}
 
 static int open_big(void **state)
 {
@@ -242,19 +194,6 @@ static void mutate(uint8_t *bytes, size_t *len, size_t room)
 		}
 		break;
 	}
-}
-
-static bool is_sound(const struct message *query, bool is_tcp)
-{
-	size_t limit = is_tcp ? DNS_TCP_MOST : DNS_UDP_MOST;
-	size_t len = answer_to(query->wire, query->len, is_tcp);
-
-	if (query->len < 12 || query->wire[2] & 0x80)
-		return len == 0;
-	return len >= 12 && len <= limit &&
-		get16(query, 0) == get16(&answer, 0) &&
-		((get16(query, 2) ^ get16(&answer, 2)) & 0xf900) == 0x8000 &&
-		tell_message(&answer_text, &answer);
 }
 
 static void garbage_has_a_sound_answer_or_none(void **state)

@@ -292,6 +292,18 @@ static void bodies_are_passed_over(void **state)
 	all_are_answered(table, COUNT(table));
 }
 
+/* Its limit is 65,536, and llhttp counts down what is still to come. */
+static void a_long_body_is_refused_with_its_first_bytes(void **state)
+{
+	(void)state;
+	start_http();
+	assert_int_equal(
+		status_of(R11("GET /", "Content-Length: 65537\r\n") "bb"), 413);
+	assert_int_equal(
+		status_of(R11("GET /", CHUNKED) "1\r\nb\r\n10000\r\nbb"), 413);
+	end_http();
+}
+
 static void bad_chunks_are_refused_and_closed(void **state)
 {
 	static const struct exchange table[] = {
@@ -492,6 +504,7 @@ int main(void)
 		HTTP_TEST(methods_and_versions_are_told_apart),
 		HTTP_TEST(what_could_smuggle_is_refused_and_closed),
 		HTTP_TEST(bodies_are_passed_over),
+		HTTP_TEST(a_long_body_is_refused_with_its_first_bytes),
 		HTTP_TEST(bad_chunks_are_refused_and_closed),
 		HTTP_TEST(nothing_is_answered_before_a_request_is_there),
 		HTTP_TEST(who_expects_100_gets_it_before_the_body),
