@@ -75,7 +75,7 @@ uv_libs  := $(shell $(PKG_CONFIG) --libs libuv 2>/dev/null)
 benches  := $(patsubst %.c,$P%,$(filter-out $(if $(uv_libs),,%/peer-libuv.c),\
 	$(sort $(wildcard bench/*.c))))
 helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/evt_test.c \
-	test/flooder.c,$(sort $(wildcard test/*.c)))
+	test/flooder.c test/storm.c test/soak%.c,$(sort $(wildcard test/*.c)))
 c_files  := $(sort $(wildcard evt-*.[ch] test/*.[ch] examples/*.[ch] \
 	bench/*.[ch]))
 
@@ -89,7 +89,9 @@ program_obj  := $(patsubst $P%,$B/obj/%.o,$(programs) $(examples) $(benches))
 # The suites have a build of the library of their own, without
 # _FORTIFY_SOURCE: it renames calls, and the linker's --wrap would miss them.
 suite_lib    := $(lib_src:%.c=$B/test/obj/%.o)
-suite_obj    := $(suites:%=$B/test/obj/test/%.o) $(helpers:%.c=$B/test/obj/%.o)
+storms       := $(patsubst test/%.c,%,$(wildcard test/storm.c test/soak*.c))
+suite_obj    := $(suites:%=$B/test/obj/test/%.o) $(helpers:%.c=$B/test/obj/%.o) \
+	$(storms:%=$B/test/obj/test/%.o)
 suite_common := $(helpers:%.c=$B/test/obj/%.o) $B/test/libevtserver.a
 
 # ---- Flags ------------------------------------------------------------------
@@ -222,7 +224,8 @@ $Pexamples/proxy: more_libs = -levent_extra
 wraps = malloc calloc realloc free \
 	$(shell sed -n '1,40s|^[/ ]\* *wrap: *\([a-z0-9_ ]*\).*|\1|p' $1)
 
-$(suites:%=$B/test/%): $B/test/%: $B/test/obj/test/%.o $(suite_common)
+$(patsubst %,$B/test/%,$(suites) $(storms)): $B/test/%: \
+		$B/test/obj/test/%.o $(suite_common)
 	$(call say,LINK,$@)
 	$Q$(link) -pie $(addprefix -Wl$(comma)--wrap=,$(call wraps,test/$*.c)) \
 		-o $@ $^ $(cmocka_libs) $(event_libs)
@@ -266,6 +269,18 @@ check-layers:
 ## check-rows: every fault with an asterisk has a test (test/faults.txt)
 check-rows:
 	@test/check-rows.sh
+
+.PHONY: check-storm storm-one
+STORM_SECONDS ?= 30
+export STORM_SECONDS
+## check-storm: all calls from 8 threads, and signals, STORM_SECONDS=30; tsan too
+check-storm: $B/test/storm
+	@EVT_UNDER=plain $B/test/storm
+	@$(MAKE) VARIANT=tsan HARDEN= storm-one
+storm-one: $B/test/storm
+	@EVT_UNDER=$(UNDER) TSAN_OPTIONS='halt_on_error=0 exitcode=66 \
+		second_deadlock_stack=1 '"$$TSAN_OPTIONS" \
+		$$(! setarch -R true 2>/dev/null || echo setarch -R) $B/test/storm
 
 FLOOD ?= 10000
 ## flood: start the server, flood it with FLOOD=10000 connections, three tables
