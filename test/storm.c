@@ -1,11 +1,11 @@
 /*
- * storm.c: `make check-storm`. Eight threads do whatever can be done with the
+ * torm.c: `make check-storm`. Eight threads do whatever can be done with the
  * library, at random and all at once, for STORM_SECONDS=30: half of them with
- * the classic server, half with three pools, and every 1,000 actions they change
- * sides. Meanwhile two signals are raised a thousand times a second each, to the
- * process and to single threads, with handlers that do not restart what they
- * interrupt, so that EINTR is met everywhere; and five times a second SIGINT,
- * which ends what runs in evt_pool_run and nothing else.
+ * the classic server, half with three pools, and every 1,000 actions they
+ * change sides. Meanwhile two signals are raised a thousand times a second
+ * each, to the process and to single threads, with handlers that do not
+ * restart what they interrupt, so that EINTR is met everywhere; and five times
+ * a second SIGINT, which ends what runs in evt_pool_run and nothing else.
  *
  * It fails when a call gives an error that its header does not speak of, when
  * the counters of a pool that has stopped are not even, a task or on_close does
