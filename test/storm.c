@@ -12,13 +12,14 @@
  * not come, or something is left at the end; and under TSan, by that, when it
  * reports anything. What hangs is told with the stacks of all threads.
  */
-/* wrap: poll read write accept4 connect recv send recvmsg sendmsg */
+/* wrap: poll read write accept4 connect recv send recvmsg sendmsg recvmmsg sendmmsg epoll_wait */
 #include "storm_classic.h"
 #include "storm_pools.h"
 
 #include <dirent.h>
 #include <execinfo.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 
@@ -26,39 +27,67 @@
 #define MOST_SECONDS 3600
 #define HANG_MS      30000 /* without any action of some thread */
 
-/* EINTR, wherever it is met, in the library or in the clients above. */
+/*
+ * EINTR. The library's threads block signals, and much of what could wait does
+ * not: so each call below, in the library or in the clients, is interrupted by
+ * chance too. connect(2) is not: it would go on.
+ */
 
-#define COUNTING_EINTR(type, name, parameters, arguments) \
-	type __real_##name parameters;                    \
-	type __wrap_##name parameters                     \
-	{                                                 \
-		type result = __real_##name arguments;    \
-                                                          \
-		if (result == -1 && errno == EINTR)       \
-			HAPPENED(interrupted);            \
-		return result;                            \
+#define EINTR_ONE_IN 64
+
+static bool is_interrupted(void)
+{
+	if (draw(EINTR_ONE_IN) != 0)
+		return false;
+	HAPPENED(invented);
+	errno = EINTR;
+	return true;
+}
+
+#define INTERRUPTED(type, name, by_chance, parameters, arguments) \
+	type __real_##name parameters;                            \
+	type __wrap_##name parameters                             \
+	{                                                         \
+		type result;                                      \
+                                                                  \
+		if ((by_chance) && is_interrupted())              \
+			return -1;                                \
+		result = __real_##name arguments;                 \
+		if (result == -1 && errno == EINTR)               \
+			HAPPENED(interrupted);                    \
+		return result;                                    \
 	}
 
-COUNTING_EINTR(
-	int, poll, (struct pollfd * fds, nfds_t nr, int ms), (fds, nr, ms))
-COUNTING_EINTR(
-	ssize_t, read, (int fd, void *bytes, size_t len), (fd, bytes, len))
-COUNTING_EINTR(ssize_t, write, (int fd, const void *bytes, size_t len),
+INTERRUPTED(int, poll, true, (struct pollfd * fds, nfds_t nr, int ms),
+	(fds, nr, ms))
+INTERRUPTED(int, epoll_wait, true,
+	(int fd, struct epoll_event *events, int nr, int ms),
+	(fd, events, nr, ms))
+INTERRUPTED(ssize_t, read, true, (int fd, void *bytes, size_t len),
 	(fd, bytes, len))
-COUNTING_EINTR(int, accept4,
+INTERRUPTED(ssize_t, write, true, (int fd, const void *bytes, size_t len),
+	(fd, bytes, len))
+INTERRUPTED(int, accept4, true,
 	(int fd, struct sockaddr *peer, socklen_t *len, int flags),
 	(fd, peer, len, flags))
-COUNTING_EINTR(int, connect, (int fd, const struct sockaddr *to, socklen_t len),
-	(fd, to, len))
-COUNTING_EINTR(ssize_t, recv, (int fd, void *bytes, size_t len, int flags),
+INTERRUPTED(int, connect, false,
+	(int fd, const struct sockaddr *to, socklen_t len), (fd, to, len))
+INTERRUPTED(ssize_t, recv, true, (int fd, void *bytes, size_t len, int flags),
 	(fd, bytes, len, flags))
-COUNTING_EINTR(ssize_t, send,
+INTERRUPTED(ssize_t, send, true,
 	(int fd, const void *bytes, size_t len, int flags),
 	(fd, bytes, len, flags))
-COUNTING_EINTR(ssize_t, recvmsg, (int fd, struct msghdr *message, int flags),
+INTERRUPTED(ssize_t, recvmsg, true, (int fd, struct msghdr *message, int flags),
 	(fd, message, flags))
-COUNTING_EINTR(ssize_t, sendmsg,
+INTERRUPTED(ssize_t, sendmsg, true,
 	(int fd, const struct msghdr *message, int flags), (fd, message, flags))
+INTERRUPTED(int, recvmmsg, true,
+	(int fd, struct mmsghdr *messages, unsigned int nr, int flags,
+		struct timespec *limit),
+	(fd, messages, nr, flags, limit))
+INTERRUPTED(int, sendmmsg, true,
+	(int fd, struct mmsghdr *messages, unsigned int nr, int flags),
+	(fd, messages, nr, flags))
 
 /* The threads */
 

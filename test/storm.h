@@ -7,6 +7,7 @@
 #define STORM_H
 
 #include "ledger.h"
+#include "../evt-core.h"
 #include "../evt-listener.h"
 #include "../evt-server.h"
 
@@ -40,6 +41,7 @@
 	COUNT(signals, "signals: raised")                   \
 	COUNT(handled, "handled")                           \
 	COUNT(interrupted, "calls that gave EINTR")         \
+	COUNT(invented, "and by chance")                    \
 	COUNT(refusals, "errors: calls refused, rightly")   \
 	COUNT(surprises, "errors that must not be")
 

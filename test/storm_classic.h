@@ -90,13 +90,26 @@ static inline void classic_pair(void)
 	close(ends[0]);
 }
 
+static inline void classic_get_conn(int port)
+{
+	int fd = get_conn_to_host("127.0.0.1", port, SOCK_STREAM);
+
+	if (fd != -1)
+		use_and_close(fd);
+	else
+		MUST_BE("get_conn_to_host", ECONNREFUSED, ECONNRESET);
+}
+
 static inline void classic_client(void)
 {
 	int port = evt_server_port();
 
 	if (port == -1)
 		return;
-	be_client(port);
+	if (draw(4) == 0)
+		classic_get_conn(port);
+	else
+		be_client(port);
 	if (draw(8) == 0)
 		send_datagrams(port);
 }
