@@ -75,7 +75,7 @@ uv_libs  := $(shell $(PKG_CONFIG) --libs libuv 2>/dev/null)
 benches  := $(patsubst %.c,$P%,$(filter-out $(if $(uv_libs),,%/peer-libuv.c),\
 	$(sort $(wildcard bench/*.c))))
 helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/evt_test.c \
-	test/flooder.c test/storm.c test/soak%.c,$(sort $(wildcard test/*.c)))
+	test/flooder.c test/storm.c test/soak.c,$(sort $(wildcard test/*.c)))
 c_files  := $(sort $(wildcard evt-*.[ch] test/*.[ch] examples/*.[ch] \
 	bench/*.[ch]))
 
@@ -89,7 +89,7 @@ program_obj  := $(patsubst $P%,$B/obj/%.o,$(programs) $(examples) $(benches))
 # The suites have a build of the library of their own, without
 # _FORTIFY_SOURCE: it renames calls, and the linker's --wrap would miss them.
 suite_lib    := $(lib_src:%.c=$B/test/obj/%.o)
-storms       := $(patsubst test/%.c,%,$(wildcard test/storm.c test/soak*.c))
+storms       := $(patsubst test/%.c,%,$(wildcard test/storm.c test/soak.c))
 suite_obj    := $(suites:%=$B/test/obj/test/%.o) $(helpers:%.c=$B/test/obj/%.o) \
 	$(storms:%=$B/test/obj/test/%.o)
 suite_common := $(helpers:%.c=$B/test/obj/%.o) $B/test/libevtserver.a
@@ -228,7 +228,8 @@ $(patsubst %,$B/test/%,$(suites) $(storms)): $B/test/%: \
 		$B/test/obj/test/%.o $(suite_common)
 	$(call say,LINK,$@)
 	$Q$(link) -pie $(addprefix -Wl$(comma)--wrap=,$(call wraps,test/$*.c)) \
-		-o $@ $^ $(cmocka_libs) $(event_libs)
+		-o $@ $^ $(cmocka_libs) $(event_libs) $(more_libs)
+$B/test/soak: more_libs = -lm
 comma := ,
 
 # ---- Testing ----------------------------------------------------------------
@@ -281,6 +282,12 @@ storm-one: $B/test/storm
 	@EVT_UNDER=$(UNDER) TSAN_OPTIONS='halt_on_error=0 exitcode=66 \
 		second_deadlock_stack=1 '"$$TSAN_OPTIONS" \
 		$$(! setarch -R true 2>/dev/null || echo setarch -R) $B/test/storm
+
+.PHONY: soak
+SECONDS ?= 600
+## soak: a server with faults, under load, for SECONDS=600: does it stay as it is
+soak: $B/test/soak
+	@EVT_UNDER=$(UNDER) $B/test/soak $(SECONDS)
 
 FLOOD ?= 10000
 ## flood: start the server, flood it with FLOOD=10000 connections, three tables

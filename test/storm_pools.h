@@ -342,6 +342,7 @@ static inline void check_counters(struct place *place)
 		"opened + connected = closed");
 	must_hold(it.open == 0, "none is open");
 	must_hold(it.dropped == 0, "none was dropped");
+	must_hold(it.closed_failed == 0, "none has failed");
 	must_hold(atomic_load(&place->opened) == 0, "each on_close was called");
 	must_hold(atomic_load(&place->tasks) == 0, "each task has run");
 }
