@@ -76,7 +76,8 @@ uv_libs  := $(shell $(PKG_CONFIG) --libs libuv 2>/dev/null)
 benches  := $(patsubst %.c,$P%,$(filter-out $(if $(uv_libs),,%/peer-libuv.c),\
 	$(sort $(wildcard bench/*.c))))
 helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/evt_test.c \
-	test/flooder.c test/replay.c,$(sort $(wildcard test/*.c)))
+	test/flooder.c test/replay.c test/storm.c test/soak.c,\
+	$(sort $(wildcard test/*.c)))
 c_files  := $(sort $(wildcard evt-*.[ch] test/*.[ch] examples/*.[ch] \
 	bench/*.[ch]))
 
@@ -92,7 +93,8 @@ program_obj  := $(patsubst $P%,$B/obj/%.o,$(programs) $(examples) $(benches))
 suite_lib    := $(lib_src:%.c=$B/test/obj/%.o)
 suite_obj    := $(suites:%=$B/test/obj/test/%.o) \
 	$(replays:replay_%=$B/test/obj/test/fuzz_%.o) \
-	$B/test/obj/test/replay.o $(helpers:%.c=$B/test/obj/%.o)
+	$(patsubst %.c,$B/test/obj/%.o,test/replay.c test/storm.c test/soak.c) \
+	$(helpers:%.c=$B/test/obj/%.o)
 suite_common := $(helpers:%.c=$B/test/obj/%.o) $B/test/libevtserver.a
 
 # ---- Flags ------------------------------------------------------------------
@@ -234,12 +236,14 @@ wraps = malloc calloc realloc free $(if $(filter coverage,$(VARIANT)),_exit) \
 
 link_suite = $(link) -pie \
 	$(addprefix -Wl$(comma)--wrap=,$(call wraps,$1)) \
-	-o $@ $^ $(cmocka_libs) $(event_libs)
+	-o $@ $^ $(cmocka_libs) $(event_libs) $(more_libs)
 comma := ,
 
-$(suites:%=$B/test/%): $B/test/%: $B/test/obj/test/%.o $(suite_common)
+$(patsubst %,$B/test/%,$(suites) storm soak): $B/test/%: \
+		$B/test/obj/test/%.o $(suite_common)
 	$(call say,LINK,$@)
 	$Q$(call link_suite,test/$*.c)
+$B/test/soak: more_libs = -lm
 
 # A fuzz target with its corpus is a suite too: see test/fuzz.h.
 $(replays:%=$B/test/%): $B/test/replay_%: $B/test/obj/test/fuzz_%.o \
@@ -319,6 +323,24 @@ fuzz-cover:
 	+@$(MAKE) VARIANT=fuzz-cover HARDEN= CC=gcc CFLAGS='-O0 -g' fuzz-covered
 fuzz-covered: $(replays:%=$B/test/%)
 	@test/fuzz.sh cover $B
+
+.PHONY: check-storm storm-one
+STORM_SECONDS ?= 30
+export STORM_SECONDS
+## check-storm: all calls from 8 threads, and signals, STORM_SECONDS=30; tsan too
+check-storm: $B/test/storm
+	@EVT_UNDER=plain $B/test/storm
+	@$(MAKE) VARIANT=tsan HARDEN= storm-one
+storm-one: $B/test/storm
+	@EVT_UNDER=$(UNDER) TSAN_OPTIONS='halt_on_error=0 exitcode=66 \
+		second_deadlock_stack=1 '"$$TSAN_OPTIONS" \
+		$$(! setarch -R true 2>/dev/null || echo setarch -R) $B/test/storm
+
+.PHONY: soak
+SECONDS ?= 600
+## soak: a server with faults, under load, for SECONDS=600: does it stay as it is
+soak: $B/test/soak
+	@EVT_UNDER=$(UNDER) $B/test/soak $(SECONDS)
 
 FLOOD ?= 10000
 ## flood: start the server, flood it with FLOOD=10000 connections, three tables

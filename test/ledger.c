@@ -47,11 +47,29 @@ static atomic_long live;
 static atomic_int countdown; /* 0: nothing is to fail */
 static atomic_bool persistent;
 static atomic_bool reached;
+static atomic_uint one_in; /* 0: none fails by chance */
+static atomic_uint drawn;
+
+static bool is_unlucky(void)
+{
+	unsigned int nr = atomic_load(&one_in);
+	unsigned int number;
+
+	if (nr == 0)
+		return false;
+	number = atomic_fetch_add(&drawn, 1) * 2654435761u;
+	number = (number ^ number >> 15) * 2246822519u;
+	return (number ^ number >> 13) % nr == 0;
+}
 
 static bool must_fail(void)
 {
 	int before;
 
+	if (is_unlucky()) {
+		errno = ENOMEM;
+		return true;
+	}
 	if (atomic_load(&countdown) == 0)
 		return false;
 	before = atomic_fetch_sub(&countdown, 1);
@@ -108,6 +126,12 @@ void fail_allocation(int n, bool from_then_on)
 	atomic_store(&reached, false);
 	atomic_store(&persistent, from_then_on);
 	atomic_store(&countdown, n);
+}
+
+void fail_allocations_by_chance(unsigned int nr, unsigned int seed)
+{
+	atomic_store(&drawn, seed);
+	atomic_store(&one_in, nr);
 }
 
 bool fault_reached(void)

@@ -59,6 +59,9 @@ const char *program(const char *name);
 void fail_allocation(int n, bool from_then_on);
 bool fault_reached(void);
 
+/* Fails about one in nr, by chance; 0 ends it. */
+void fail_allocations_by_chance(unsigned int nr, unsigned int seed);
+
 /* True once condition is, within 10 s (more under a tool); looks each ms. */
 #define WAIT_FOR(condition)                                             \
 	__extension__({                                                 \
