@@ -342,6 +342,14 @@ SECONDS ?= 600
 soak: $B/test/soak
 	@EVT_UNDER=$(UNDER) $B/test/soak $(SECONDS)
 
+.PHONY: check-long
+## check-long: what takes too long for each change: 10 minutes each, some hours
+check-long:
+	@$(MAKE) check-storm STORM_SECONDS=600
+	@$(MAKE) fuzz FUZZ_SECONDS=600
+	@$(MAKE) soak SECONDS=600
+	@$(MAKE) mutate
+
 FLOOD ?= 10000
 ## flood: start the server, flood it with FLOOD=10000 connections, three tables
 flood: $(programs)
