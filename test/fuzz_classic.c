@@ -20,6 +20,7 @@
 
 #define MOST_CALLS   40
 #define MOST_WAITING 4
+#define PATIENCE_S   60 /* then it hangs */
 
 enum pool { NOT_YET, NO_POOL, STARTED };
 
@@ -112,7 +113,7 @@ static void on_datagram(sockfd_t fd, short evt, void *arg)
 
 static int dial(void)
 {
-	const struct timeval patience = {.tv_sec = 20};
+	const struct timeval patience = {.tv_sec = PATIENCE_S};
 	struct sockaddr_in in = {.sin_family = AF_INET,
 		.sin_port = htons((uint16_t)evt_server_port())};
 	int fd = socket(AF_INET, model.socktype | SOCK_CLOEXEC, 0);
@@ -282,7 +283,7 @@ static void call_grace(void)
 
 	REQUIRE(result == (ms >= -1 ? 0 : -1));
 	REQUIRE(result == 0 || errno == EINVAL);
-	evt_server_grace_ms(5000);
+	evt_server_grace_ms(PATIENCE_S * 1000);
 }
 
 static void call_ask(void)
@@ -377,6 +378,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	int fd_before = next_fd();
 
 	evt_set_log(be_silent, NULL);
+	evt_server_grace_ms(PATIENCE_S * 1000);
 	input = (struct input){data, data + size};
 	memset(&model, 0, sizeof(model));
 	while (!is_over(&input) && calls_left-- > 0)

@@ -17,7 +17,7 @@
 #include <sys/mman.h>
 
 #define MOST_STEPS 300
-#define PATIENCE_S 10
+#define PATIENCE_S 60 /* then it hangs */
 
 static int listening = -1;
 
