@@ -332,8 +332,7 @@ check-storm: $B/test/storm
 	@EVT_UNDER=plain $B/test/storm
 	@$(MAKE) VARIANT=tsan HARDEN= storm-one
 storm-one: $B/test/storm
-	@EVT_UNDER=$(UNDER) TSAN_OPTIONS='halt_on_error=0 exitcode=66 \
-		second_deadlock_stack=1 '"$$TSAN_OPTIONS" \
+	@EVT_UNDER=$(UNDER) TSAN_OPTIONS="halt_on_error=0 exitcode=66 $$TSAN_OPTIONS" \
 		$$(! setarch -R true 2>/dev/null || echo setarch -R) $B/test/storm
 
 .PHONY: soak

@@ -8,6 +8,7 @@
 #include "ledger.h"
 #include "../evt-listener.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 
 #define ONE_IN 100 /* calls of the server that may fail, fails */
@@ -21,7 +22,11 @@ struct cycle {
 	bool stopped_cleanly; /* evt_pool_wait gave 0 */
 };
 
+#define SOAK_WORKERS 2
+
 struct board {
+	/* How long each worker has waited for a CPU so far, in us. */
+	atomic_ulong waited[SOAK_WORKERS];
 	atomic_int port;  /* 0: nobody listens */
 	atomic_bool over; /* the server shall not start again */
 	atomic_int ended; /* cycles; the server waits until it is noted: */
@@ -39,6 +44,7 @@ struct board {
 	atomic_ulong wrong; /* other bytes than were sent */
 	/* In this second, in us: */
 	atomic_ulong worst_echo;
+	atomic_ulong worst_net;   /* ... without the waits for a CPU, below */
 	atomic_ulong worst_first; /* from connect to the first answer */
 	atomic_ulong worst_bare;  /* an echo between two of our own threads */
 };
@@ -59,6 +65,25 @@ static inline unsigned int draw(unsigned int below)
 	chance ^= chance >> 17;
 	chance ^= chance << 5;
 	return chance % below;
+}
+
+/* How long this thread could have run, and no CPU was free, in us so far; of
+ * the file that open_waits gave. */
+static inline unsigned long read_waits(int fd)
+{
+	unsigned long long ran = 0;
+	unsigned long long waited = 0;
+	char line[64];
+	ssize_t len = pread(fd, line, sizeof(line) - 1, 0);
+
+	line[len > 0 ? len : 0] = '\0';
+	(void)sscanf(line, "%llu %llu", &ran, &waited);
+	return (unsigned long)(waited / 1000);
+}
+
+static inline int open_waits(void)
+{
+	return open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
 }
 
 #endif /* SOAK_H */

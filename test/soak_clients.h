@@ -29,13 +29,53 @@ static int64_t now_us(void)
 	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-static void note_worst(atomic_ulong *worst, int64_t since)
+static void note_most(atomic_ulong *worst, unsigned long us)
 {
-	unsigned long us = (unsigned long)(now_us() - since);
 	unsigned long before = atomic_load(worst);
 
 	while (us > before && !atomic_compare_exchange_weak(worst, &before, us))
 		;
+}
+
+static void note_worst(atomic_ulong *worst, int64_t since)
+{
+	note_most(worst, (unsigned long)(now_us() - since));
+}
+
+/* What the machine kept waiting: this client, and the worker that was kept
+ * longer. */
+static _Thread_local int waits_file = -1;
+
+struct waits {
+	unsigned long client;
+	unsigned long workers[SOAK_WORKERS];
+};
+
+static struct waits waits_now(void)
+{
+	struct waits it;
+	int i;
+
+	if (waits_file == -1)
+		waits_file = open_waits();
+	it.client = read_waits(waits_file);
+	for (i = 0; i < SOAK_WORKERS; i++)
+		it.workers[i] = atomic_load(&board->waited[i]);
+	return it;
+}
+
+static void note_net(struct waits before, int64_t since)
+{
+	unsigned long us = (unsigned long)(now_us() - since);
+	struct waits now = waits_now();
+	unsigned long most = 0;
+	int i;
+
+	for (i = 0; i < SOAK_WORKERS; i++)
+		if (now.workers[i] > before.workers[i] + most)
+			most = now.workers[i] - before.workers[i];
+	most += now.client - before.client;
+	note_most(&board->worst_net, us > most ? us - most : 0);
 }
 
 /* -1 while nobody listens. */
@@ -97,10 +137,13 @@ static bool ask_often(int fd, int64_t since, unsigned int times)
 		return false;
 	note_worst(&board->worst_first, since);
 	while (times-- > 0 && !atomic_load(&clients_over)) {
+		struct waits before = waits_now();
+
 		since = now_us();
 		if (!ask(fd))
 			return false;
 		note_worst(&board->worst_echo, since);
+		note_net(before, since);
 	}
 	return true;
 }
@@ -214,6 +257,8 @@ static void *kind_main(void *arg)
 
 	while (!atomic_load(&clients_over))
 		kind->act();
+	if (waits_file != -1)
+		close(waits_file);
 	return NULL;
 }
 

@@ -1,5 +1,5 @@
 /*
- * torm.c: `make check-storm`. Eight threads do whatever can be done with the
+ * storm.c: `make check-storm`. Eight threads do whatever can be done with the
  * library, at random and all at once, for STORM_SECONDS=30: half of them with
  * the classic server, half with three pools, and every 1,000 actions they
  * change sides. Meanwhile two signals are raised a thousand times a second

@@ -34,8 +34,6 @@ static void stop_does_not_wait_for_a_forked_child(void **state)
 	int port;
 
 	(void)state;
-	if (under("tsan")) /* it does not support threads before a fork */
-		skip();
 	port = serve(on_client, echo, 3);
 	assert_true(answers(port));
 	child = fork_idle_child();
@@ -53,8 +51,6 @@ static void the_port_is_free_though_a_forked_child_lives(void **state)
 	int port;
 
 	(void)state;
-	if (under("tsan"))
-		skip();
 	port = serve(on_client, echo, 1);
 	child = fork_idle_child();
 	assert_true(child > 0);
@@ -73,8 +69,6 @@ static void what_was_queued_is_served_though_a_forked_child_lives(void **state)
 	int i;
 
 	(void)state;
-	if (under("tsan"))
-		skip();
 	assert_int_equal(serve(NULL, count_at_gate, 1), 0);
 	for (i = 0; i < 1000; i++)
 		assert_int_equal(evt_thread_dispatch(NO_FD, EV_READ, NULL), 0);
@@ -105,8 +99,6 @@ static void close_in_a_child(sockfd_t conn, short evt, void *arg)
 static void a_child_that_closes_leaves_the_parent_its_connection(void **state)
 {
 	(void)state;
-	if (under("tsan"))
-		skip();
 	assert_true(answers(serve(on_client, close_in_a_child, 1)));
 	assert_int_equal(atomic_load(&tally.accepted), 2);
 	evt_server_stop();

@@ -384,8 +384,6 @@ static void a_child_that_was_forked_while_others_logged_may_log(void **state)
 	int i;
 
 	(void)state;
-	if (under("tsan"))
-		skip();
 	assert_int_equal(serve(NULL, just_count, 1), 0);
 	atomic_store(&enough, false);
 	evt_set_log(throw_away, NULL);

@@ -9,13 +9,6 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-/* TSan does not support threads before a fork. */
-#define NOT_UNDER_TSAN()           \
-	do {                       \
-		if (under("tsan")) \
-			skip();    \
-	} while (0)
-
 /* What a child tries */
 
 static void no_conn_task(struct evt_conn *conn, void *arg)
@@ -149,7 +142,6 @@ static void a_child_is_refused_each_call_that_acts(void **state)
 	pid_t child;
 
 	(void)state;
-	NOT_UNDER_TSAN();
 	start_pool(NULL, NULL, NULL);
 	connect_clients(clients, 4);
 	a_worker = evt_pool_worker(pool, 0);
@@ -168,7 +160,6 @@ static void a_child_is_refused_each_call_that_asks(void **state)
 	pid_t child;
 
 	(void)state;
-	NOT_UNDER_TSAN();
 	start_pool(NULL, NULL, NULL);
 	child = fork_with_alarm();
 	if (child == 0) {
@@ -209,7 +200,6 @@ static void a_child_of_a_handler_is_refused_each_call(void **state)
 	int clients[4];
 
 	(void)state;
-	NOT_UNDER_TSAN();
 	atomic_store(&status_of_child, -1);
 	start_pool(NULL, &forking, NULL);
 	connect_clients(clients, 4);
@@ -247,7 +237,6 @@ static void a_child_of_the_accepting_thread_is_refused_each_call(void **state)
 	int clients[2];
 
 	(void)state;
-	NOT_UNDER_TSAN();
 	atomic_store(&status_of_child, -1);
 	start_pool(NULL, NULL, &how);
 	connect_clients(clients, 2);
@@ -278,7 +267,6 @@ static void a_stop_does_not_wait_for_a_child_that_lives(void **state)
 	pid_t child;
 
 	(void)state;
-	NOT_UNDER_TSAN();
 	start_pool(NULL, NULL, NULL);
 	connect_clients(clients, 6);
 	child = fork_idle_child();
@@ -299,7 +287,6 @@ static void a_closed_connection_is_closed_though_a_child_has_it(void **state)
 	int i;
 
 	(void)state;
-	NOT_UNDER_TSAN();
 	start_pool(NULL, NULL, NULL);
 	connect_clients(clients, 3);
 	child = fork_idle_child();
@@ -399,7 +386,6 @@ static void start_again_in_child(void *arg)
 static void a_child_forked_after_the_end_makes_a_pool_of_its_own(void **state)
 {
 	(void)state;
-	NOT_UNDER_TSAN();
 	start_pool(NULL, NULL, NULL);
 	assert_true(answers(pool_port));
 	free_pool();

@@ -367,8 +367,6 @@ static void a_child_forked_by_a_worker_is_refused_each_call(void **state)
 	int i;
 
 	(void)state;
-	if (under("tsan"))
-		skip();
 	port = start_server(on_client, fork_and_answer, 2);
 	for (i = 0; i < 5; i++) {
 		int fd = connect_to(port);
@@ -393,8 +391,6 @@ static void a_child_forked_by_the_listener_is_refused_each_call(void **state)
 	int port;
 
 	(void)state;
-	if (under("tsan"))
-		skip();
 	port = start_server(fork_then_dispatch, echo, 1);
 	assert_true(serves(port));
 	assert_int_equal(atomic_load(&result), 0);
@@ -408,8 +404,6 @@ static void a_child_forked_by_main_is_refused_each_call(void **state)
 	int i;
 
 	(void)state;
-	if (under("tsan"))
-		skip();
 	port = start_server(on_client, echo, 2);
 	for (i = 0; i < 10; i++) {
 		assert_int_equal(child_is_refused(), 0);
