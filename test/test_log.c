@@ -183,8 +183,8 @@ static void a_cut_line_ends_with_a_whole_escape(void **state)
 		memset(text, 'x', (size_t)shift);
 		text[sizeof(text) - 1] = '\0';
 		evt_log_(EVT_LOG_INFO, "%s", text);
-		len = strlen(log_line(shift));
-		assert_in_range(len, 500, EVT_LOG_LINE - 1);
+		len = strlen(log_line(shift)); /* one more had no room */
+		assert_in_range(len, EVT_LOG_LINE - 4, EVT_LOG_LINE - 1);
 		assert_string_equal(log_line(shift) + len - 4, "\\x0a");
 	}
 }

@@ -17,9 +17,10 @@
 
 static struct inject sending;
 static struct inject filing;
-static size_t most;    /* that a call takes; 0: as the kernel does */
-static bool swallows;  /* whatever there is, and sends nothing */
-static int last_flags; /* of send or sendmsg */
+static size_t most;     /* that a call takes; 0: as the kernel does */
+static bool swallows;   /* whatever there is, and sends nothing */
+static int last_flags;  /* of send or sendmsg */
+static size_t nr_parts; /* of the last that went; 0: it was send */
 
 ssize_t __real_send(int fd, const void *data, size_t len, int flags);
 ssize_t __real_sendmsg(int fd, const struct msghdr *msg, int flags);
@@ -58,6 +59,7 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags)
 	last_flags = flags;
 	if (injected(&sending))
 		return -1;
+	nr_parts = msg->msg_iovlen;
 	if (swallows)
 		return (ssize_t)length(msg);
 	if (most > 0 && msg->msg_iovlen <= 128)
@@ -70,6 +72,7 @@ ssize_t __wrap_send(int fd, const void *data, size_t len, int flags)
 	last_flags = flags;
 	if (injected(&sending))
 		return -1;
+	nr_parts = 0;
 	if (swallows)
 		return (ssize_t)len;
 	return __real_send(
@@ -201,6 +204,7 @@ static ssize_t send_some(void)
 	int result = evt_output_send_(
 		&line.output, line.pair[0], &line.done, &sent);
 
+	assert_true(result == 0 || result == -1);
 	return result == -1 && errno != EAGAIN ? -1 : (ssize_t)sent;
 }
 
@@ -309,6 +313,29 @@ static void more_pieces_than_one_call_takes_arrive(void **state)
 		ref((size_t)i % 5);
 	send_to_the_end();
 	all_done_in_order();
+	close_line();
+}
+
+/* The array of the parts is on the stack. */
+static void one_call_has_up_to_64_parts(void **state)
+{
+	static const size_t expected[] = {64, 64, 2, 0};
+	size_t i;
+
+	(void)state;
+	open_line();
+	for (i = 0; i < 130; i++)
+		ref(1);
+	for (i = 0; i < 4; i++) {
+		if (expected[i] == 0)
+			ref(1);
+		inject(&sending, EAGAIN, 1, FOR_EVER);
+		assert_int_equal(send_some(), expected[i] ? expected[i] : 1);
+		end_injection(&sending);
+		receive();
+		assert_int_equal(nr_parts, expected[i]);
+	}
+	send_to_the_end();
 	close_line();
 }
 
@@ -427,6 +454,22 @@ static void small_copies_share_memory(void **state)
 	assert_int_equal(count_allocations() - before, 1);
 	send_to_the_end();
 	assert_int_equal(count_allocations(), before);
+	close_line();
+}
+
+static void a_copy_that_just_fits_needs_no_memory(void **state)
+{
+	long before;
+
+	(void)state;
+	open_line();
+	assert_int_equal(copy(16384 - 25), 0);
+	before = count_allocations();
+	assert_int_equal(copy(25), 0);
+	assert_int_equal(count_allocations(), before);
+	assert_int_equal(copy(1), 0);
+	assert_int_equal(count_allocations(), before + 1);
+	send_to_the_end();
 	close_line();
 }
 
@@ -633,12 +676,14 @@ int main(void)
 		LEDGER_TEST(however_little_goes_at_a_time_the_order_stays),
 		LEDGER_TEST(what_is_added_while_it_goes_comes_after),
 		LEDGER_TEST(more_pieces_than_one_call_takes_arrive),
+		LEDGER_TEST(one_call_has_up_to_64_parts),
 		LEDGER_TEST(a_slow_peer_gets_a_megabyte_whole),
 		LEDGER_TEST(done_is_due_with_the_last_byte_and_not_before),
 		LEDGER_TEST(a_piece_that_was_sent_in_part_goes_on),
 		LEDGER_TEST(what_done_adds_is_called_the_next_time),
 		LEDGER_TEST(what_is_thrown_away_is_done_and_closed),
 		LEDGER_TEST(small_copies_share_memory),
+		LEDGER_TEST(a_copy_that_just_fits_needs_no_memory),
 		LEDGER_TEST(a_copy_leaves_out_what_is_sent_at_every_place),
 		LEDGER_TEST(a_copy_without_memory_adds_nothing),
 		LEDGER_TEST(a_full_socket_takes_what_it_can_and_says_so),

@@ -13,11 +13,15 @@ static const char *why;
 /* Parses a text that is to be taken. */
 static void take(const char *text)
 {
+	int result;
+
 	memset(&url, 0xa5, sizeof(url));
 	why = "taken";
-	if (evt_url_parse_(text, &url, &why) == -1)
+	result = evt_url_parse_(text, &url, &why);
+	if (result == -1)
 		print_error("%s: %s\n", text, why);
 	assert_string_equal(why, "taken");
+	assert_int_equal(result, 0);
 }
 
 /* Parses one that is not: error, and both the fault and the form are told. */
@@ -98,12 +102,17 @@ static void an_ipv6_address_loses_its_brackets(void **state)
 	takes_inet("udp://[::1]:1", EVT_URL_UDP, "::1", 1);
 	takes_inet(
 		"tcp://[::ffff:1.2.3.4]:5", EVT_URL_TCP, "::ffff:1.2.3.4", 5);
+	/* The longest there is. */
+	takes_inet("tcp://[0000:0000:0000:0000:0000:ffff:255.255.255.255]:6",
+		EVT_URL_TCP, "0000:0000:0000:0000:0000:ffff:255.255.255.255",
+		6);
 }
 
 static void a_link_local_address_keeps_its_zone(void **state)
 {
 	(void)state;
 	takes_inet("tcp://[fe80::1%eth0]:80", EVT_URL_TCP, "fe80::1%eth0", 80);
+	takes_inet("udp://[fe80::1%2]:80", EVT_URL_UDP, "fe80::1%2", 80);
 }
 
 static void the_ports_from_0_to_65535_are_taken(void **state)
@@ -244,6 +253,7 @@ static void brackets_are_for_ipv6_alone(void **state)
 	static const char *const texts[] = {"[]:80", "[localhost]:80",
 		"[127.0.0.1]:80", "[::1::]:80", "[12345::]:80", "[*]:80",
 		"[::1%]:80", "[%eth0]:80", "[:]:80", "[[::1]:80",
+		"[0000:0000:0000:0000:0000:ffff:255.255.255.2550]:80",
 		"[0000:0000:0000:0000:0000:0000:0000:0000:0000:0000]:80"};
 
 	(void)state;
