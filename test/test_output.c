@@ -476,6 +476,49 @@ static void a_copy_that_just_fits_needs_no_memory(void **state)
 	close_line();
 }
 
+/* The last piece has so much room that this is what it takes, to the byte. */
+static void check_room(size_t room)
+{
+	long before = count_allocations();
+
+	assert_int_equal(copy(1), 0);
+	assert_int_equal(count_allocations(), before + 1);
+	assert_int_equal(copy(room - 1), 0);
+	assert_int_equal(count_allocations(), before + 1);
+}
+
+/* A slow peer, and a few bytes between others that are not copied: they must
+ * not cost 16 KiB each. */
+static void after_what_is_not_copied_memory_begins_small(void **state)
+{
+	size_t room;
+
+	(void)state;
+	open_line();
+	ref(1);
+	for (room = 256; room <= 16384; room *= 2)
+		check_room(room);
+	check_room(16384);
+	file(1);
+	check_room(256);
+	send_to_the_end();
+	close_line();
+}
+
+static void memory_doubles_up_to_16_kib(void **state)
+{
+	(void)state;
+	open_line();
+	ref(1);
+	assert_int_equal(copy(6000), 0);
+	check_room(12000);
+	ref(1);
+	assert_int_equal(copy(10000), 0);
+	check_room(16384);
+	send_to_the_end();
+	close_line();
+}
+
 static void a_copy_leaves_out_what_is_sent_at_every_place(void **state)
 {
 	size_t skip;
@@ -687,6 +730,8 @@ int main(void)
 		LEDGER_TEST(what_is_thrown_away_is_done_and_closed),
 		LEDGER_TEST(small_copies_share_memory),
 		LEDGER_TEST(a_copy_that_just_fits_needs_no_memory),
+		LEDGER_TEST(after_what_is_not_copied_memory_begins_small),
+		LEDGER_TEST(memory_doubles_up_to_16_kib),
 		LEDGER_TEST(a_copy_leaves_out_what_is_sent_at_every_place),
 		LEDGER_TEST(a_copy_without_memory_adds_nothing),
 		LEDGER_TEST(a_full_socket_takes_what_it_can_and_says_so),

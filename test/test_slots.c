@@ -215,7 +215,36 @@ static void memory_that_comes_again_goes_on_counting(void **state)
 			note_number(taken[i]);
 		give_many(0, 5 * SLAB);
 	}
+	assert_int_equal(slots.nr_slabs, 5);
 	evt_slots_free_(&slots);
+}
+
+static void the_first_slab_comes_again_too(void **state)
+{
+	(void)state;
+	begin();
+	take_many(3 * SLAB);
+	give(taken[SLAB]);
+	give_many(0, SLAB); /* the other has room: this one is not needed */
+	taken[SLAB] = take();
+	assert_int_equal(taken[SLAB]->slot.index, SLAB);
+	taken[0] = take();
+	assert_int_equal(taken[0]->slot.index, 0);
+	give(taken[0]);
+	give_many(SLAB, 3 * SLAB);
+	evt_slots_free_(&slots);
+}
+
+/* It would take gigabytes to get there: said, not done. */
+static void after_the_highest_index_nothing_is_taken(void **state)
+{
+	(void)state;
+	begin();
+	slots.nr_slabs = (1u << EVT_SLOT_BITS) / SLAB;
+	slots.room = slots.nr_slabs;
+	assert_null(evt_slots_take_(&slots));
+	assert_int_equal(slots.nr_slabs, (1u << EVT_SLOT_BITS) / SLAB);
+	begin();
 }
 
 /* Generations that are used up */
@@ -459,6 +488,8 @@ int main(void)
 		LEDGER_TEST(one_that_was_given_back_is_not_found),
 		LEDGER_TEST(no_number_comes_twice),
 		LEDGER_TEST(memory_that_comes_again_goes_on_counting),
+		LEDGER_TEST(the_first_slab_comes_again_too),
+		LEDGER_TEST(after_the_highest_index_nothing_is_taken),
 		LEDGER_TEST(a_worn_out_slot_is_not_used_again),
 		LEDGER_TEST(the_last_generation_is_still_good),
 		LEDGER_TEST(a_slab_that_is_worn_out_whole_is_passed_over),

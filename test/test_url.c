@@ -30,7 +30,7 @@ static void refuse(
 {
 	why = NULL;
 	errno = 0;
-	if (evt_url_parse_(text, &url, &why) == 0)
+	if (evt_url_parse_(text, &url, &why) != -1)
 		fail_msg("taken: %s", text);
 	assert_int_equal(errno, error);
 	assert_non_null(why);
@@ -86,6 +86,8 @@ static void a_host_and_a_port_are_taken(void **state)
 	takes_inet("tcp://127.0.0.1:0", EVT_URL_TCP, "127.0.0.1", 0);
 	takes_inet("tcp://localhost:9999", EVT_URL_TCP, "localhost", 9999);
 	takes_inet("udp://a-b.example.:53", EVT_URL_UDP, "a-b.example.", 53);
+	/* Whether there is such a host is the resolver's to say. */
+	takes_inet("tcp://!~:1", EVT_URL_TCP, "!~", 1);
 }
 
 static void without_a_host_any_address_is_meant(void **state)
