@@ -512,8 +512,10 @@ static void memory_doubles_up_to_16_kib(void **state)
 	ref(1);
 	assert_int_equal(copy(6000), 0);
 	check_room(12000);
+	check_room(16384);
 	ref(1);
 	assert_int_equal(copy(10000), 0);
+	check_room(16384);
 	check_room(16384);
 	send_to_the_end();
 	close_line();

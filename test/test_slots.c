@@ -423,6 +423,10 @@ static void memory_is_given_back_but_for_one_slab(void **state)
 	assert_true(count_allocations() <= before + 2);
 	evt_slots_free_(&slots);
 	assert_int_equal(count_allocations(), before);
+	/* And it can be used again. */
+	give(take());
+	evt_slots_free_(&slots);
+	assert_int_equal(count_allocations(), before);
 }
 
 /* Also when it is the first of a slab: that is no reason to make one each
