@@ -236,7 +236,7 @@ comma := ,
 # ---- Testing ----------------------------------------------------------------
 
 .PHONY: check check-suites check-asan check-tsan check-valgrind check-symbols \
-	check-layers check-rows check-install coverage flood bench
+	check-layers check-rows check-install coverage mutate flood bench
 tested = $(TESTS:%=$B/test/%) $(programs) $(examples) \
 	$(if $(VARIANT),,$(shared))
 
@@ -278,6 +278,12 @@ coverage:
 ## check-rows: every fault with an asterisk has a test (test/faults.txt)
 check-rows:
 	@test/check-rows.sh
+
+MUTANTS ?= 200
+SEED    ?= 1
+## mutate: break the library in MUTANTS=200 ways (SEED=1): do the tests fail?
+mutate:
+	@test/mutate.py $(MUTANTS) $(SEED)
 
 FLOOD ?= 10000
 ## flood: start the server, flood it with FLOOD=10000 connections, three tables
