@@ -8,7 +8,7 @@ comparison, && for ||, the check of an error gone, a constant one off, a call
 left out. It is killed if a suite that reaches the changed line fails twice,
 or hangs. What does not compile, or compiles to the same code, is not counted.
 
-All happens in build/mutate: two copies of the tree, side by side; which suite
+All happens in build/mutate: copies of the tree, JOBS=2 side by side; which suite
 reaches which line (map.json, by gcov, made anew for a suite that changed); who
 killed whom (killed.json: not tried again until the library or the suite has
 changed). Survivors are listed. Those that test/mutants-explained.txt names,
@@ -29,7 +29,7 @@ import threading
 import time
 
 LEAST = 90  # per cent
-WORKERS = 2
+WORKERS = int(os.environ.get("JOBS", 2))
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOT = os.path.join(TOP, "build/mutate")
 EXPLAINED = os.path.join(TOP, "test/mutants-explained.txt")
@@ -188,8 +188,6 @@ def run_suite(binary, tree, seconds, **env):
 class Tree:
     """A copy of the sources that are built, and how they are built."""
 
-    flags = ["HARDEN=", "CFLAGS=-O1"]
-
     def __init__(self, number):
         self.path = os.path.join(ROOT, str(number))
         os.makedirs(self.path, exist_ok=True)
@@ -219,21 +217,44 @@ class Tree:
                 sys.exit(f"mutate: see {log.name}")
 
     def build(self, suites):
-        self.make("VARIANT=coverage", "HARDEN=", "CFLAGS=-g",
-                  *[f"build/coverage/test/{suite}" for suite in suites])
-        self.make(*self.flags, "all", "programs", "examples",
+        self.make("all", "programs", "examples",
                   *[f"build/test/{suite}" for suite in suites])
+        self.make("VARIANT=coverage", "HARDEN=", "CFLAGS=-g",
+                  "build/coverage/test/libevtserver.a",
+                  "build/coverage/test/obj/test/ledger.o")
 
     def learn_commands(self, suites):
         """How make compiles a file and links a suite, to do it without."""
         said = subprocess.run(
-            ["make", "-n", "-B", "V=1", *self.flags,
+            ["make", "-n", "-B", "V=1",
              *[f"build/test/{suite}" for suite in suites]],
             cwd=self.path, capture_output=True, text=True, check=True).stdout
         for line in said.replace("\\\n", " ").split("\n"):
             goal = re.search(r" -o build/test/(?:obj/)?(\S+)", line)
             if goal:
                 self.commands[goal[1]] = line
+
+    def link(self, suite, goal, *changes):
+        command = self.commands[suite].replace(
+            f"-o build/test/{suite}", f"-o {goal}")
+        for old, new in changes:
+            command = command.replace(old, new)
+        return run(["sh", "-c", command], self.path, 120) == 0
+
+    def link_counting(self, suite):
+        """The same suite, with a library that counts what is reached."""
+        return self.link(
+            suite, f"build/counting-{suite}",
+            (" -pie ", " -pie --coverage -Wl,--wrap=_exit "),
+            ("build/test/obj/test/ledger.o",
+             "build/coverage/test/obj/test/ledger.o"),
+            ("build/test/libevtserver.a",
+             "build/coverage/test/libevtserver.a"))
+
+    def link_mutant(self, suite):
+        return self.link(suite, "build/mutant", (
+            "build/test/libevtserver.a",
+            "build/mutant.o build/test/libevtserver.a"))
 
     def compile(self, path):
         """The object code of what stands in path now; None: it is no C."""
@@ -244,13 +265,6 @@ class Tree:
             return None
         with open(os.path.join(self.path, "build/mutant.o"), "rb") as file:
             return file.read()
-
-    def link(self, suite):
-        command = self.commands[suite].replace(
-            f"-o build/test/{suite}", "-o build/mutant").replace(
-            "build/test/libevtserver.a",
-            "build/mutant.o build/test/libevtserver.a")
-        return run(["sh", "-c", command], self.path, 60) == 0
 
     def try_mutant(self, mutant, suites, seconds):
         original = read(TOP, mutant.path)
@@ -266,7 +280,7 @@ class Tree:
         if code == self.plain[mutant.path]:
             return "same code", None
         for suite in suites:
-            if not self.link(suite):
+            if not self.link_mutant(suite):
                 return "no C", None
             limit = 15 + 4 * seconds[suite]
             status = run_suite("build/mutant", self.path, limit)
@@ -314,8 +328,11 @@ def reached_by(tree, suite, seconds):
     kept = os.path.join(ROOT, "gcov", suite)
     shutil.rmtree(kept, ignore_errors=True)
     os.makedirs(kept)
-    run_suite(f"build/coverage/test/{suite}", tree, seconds, GCOV_PREFIX=kept)
-    objects = os.path.join(tree, "build/coverage/test/obj")
+    tree.link_counting(suite)
+    counting = os.path.join(tree.path, f"build/counting-{suite}")
+    run_suite(counting, tree.path, seconds, GCOV_PREFIX=kept)
+    os.remove(counting)
+    objects = os.path.join(ROOT, "1/build/coverage/test/obj")
     counted = kept + objects
     names = [name for name in
              (os.listdir(counted) if os.path.isdir(counted) else [])
@@ -346,13 +363,13 @@ def map_suites(trees, suites, common):
             if known.get(suite, {}).get("key") != keys[suite]]
 
     def work(suite, number):
-        tree = trees[number].path
+        tree = trees[number]
         lines = reached_by(tree, suite, 180)
         passes = False
         for _ in range(2):
             start = time.monotonic()
-            passes = passes or run_suite(f"build/test/{suite}", tree,
-                                         120) == 0
+            passes = passes or run_suite(
+                f"build/test/{suite}", tree.path, 120) == 0
             if passes:
                 break
         with lock:
