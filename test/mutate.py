@@ -37,6 +37,7 @@ COUNTED = ("killed", "survived", "explained")
 KINDS = ("flip", "compare", "logic", "check", "constant", "call")
 COMPARE = {"==": "!=", "!=": "==", "<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 lock = threading.Lock()
+running = set()  # processes
 
 
 def read(*path):
@@ -168,16 +169,22 @@ def run(command, tree, seconds, **env):
         command, cwd=tree, env={**os.environ, **env}, start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL)
+    running.add(process)
     try:
         return process.wait(seconds)
     except subprocess.TimeoutExpired:
         return None
     finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        process.wait()
+        end(process)
+
+
+def end(process):
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+    running.discard(process)
 
 
 def run_suite(binary, tree, seconds, **env):
@@ -230,7 +237,7 @@ class Tree:
              *[f"build/test/{suite}" for suite in suites]],
             cwd=self.path, capture_output=True, text=True, check=True).stdout
         for line in said.replace("\\\n", " ").split("\n"):
-            goal = re.search(r" -o build/test/(?:obj/)?(\S+)", line)
+            goal = re.search(r"\s-o build/test/(?:obj/)?(\S+)", line)
             if goal:
                 self.commands[goal[1]] = line
 
@@ -296,13 +303,16 @@ def side_by_side(work, items):
     for item in items:
         todo.put(item)
 
+    wrong = []
+
     def loop(number):
-        while True:
+        while not wrong:
             try:
-                item = todo.get_nowait()
+                work(todo.get_nowait(), number)
             except queue.Empty:
                 return
-            work(item, number)
+            except Exception as error:  # told by the main thread
+                wrong.append(error)
 
     threads = [threading.Thread(target=loop, args=(number,), daemon=True)
                for number in range(WORKERS)]
@@ -311,6 +321,8 @@ def side_by_side(work, items):
     for thread in threads:
         while thread.is_alive():
             thread.join(1)
+    if wrong:
+        raise wrong[0]
 
 
 # ---- Who reaches what ------------------------------------------------------
@@ -546,9 +558,17 @@ def main():
     hunt = Hunt(trees, known, key_of(*sources), wanted, seed)
     print(f"{hunt.places} places, of which {wanted} are sampled (SEED={seed})",
           flush=True)
-    hunt.all()
-    return 0 if report(hunt.sample, hunt.told, hunt.started) else 1
+    try:
+        hunt.all()
+    except KeyboardInterrupt:
+        print("\nended early")
+    good = report(hunt.sample, hunt.told, hunt.started)
+    return 0 if good and hunt.count(*COUNTED) >= wanted else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        for left in list(running):
+            end(left)
