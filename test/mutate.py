@@ -96,8 +96,7 @@ class Mutant:
         self.before = " ".join(text[first:last].split())
         self.after = " ".join((text[first:start] + new
                                + text[end:last]).split()) or ";"
-        self.name = f"{path}: {self.before} -> {self.after}"
-        self.result = None
+        self.name = self.result = None
 
 
 def conditions(path, text, code):
@@ -140,11 +139,29 @@ def candidates(path):
                 "if", "while", "for", "switch", "return", "sizeof"):
             start = word.end() - len(word[0].lstrip())
             found.append(Mutant(path, text, "call", start, end, ""))
-    bodies = functions(text)
     lines = text.split("\n")
-    return [it for it in found
-            if any(first < it.line < last for first, last in bodies)
-            and "LCOV_EXCL" not in lines[it.line - 1]]
+    bodies = functions(text)
+    inside = []
+    times = {}
+    for it in found:
+        body = next((body for body in bodies
+                     if body[0] < it.line < body[1]), None)
+        if body and "LCOV_EXCL" not in lines[it.line - 1]:
+            it.name = (f"{path}: {name_above(lines, body[0] - 1)}: "
+                       f"{it.before} -> {it.after}")
+            times[it.name] = times.get(it.name, 0) + 1
+            if times[it.name] > 1:
+                it.name += f" ({times[it.name]})"
+            inside.append(it)
+    return inside
+
+
+def name_above(lines, at):
+    """The name of the function whose body begins at that line."""
+    while at > 0 and not re.match(r"\w", lines[at]):
+        at -= 1
+    found = re.search(r"(\w+)\(", lines[at])
+    return found[1] if found else "?"
 
 
 def functions(text):
@@ -538,6 +555,9 @@ class Hunt:
 
 
 def main():
+    # A shell has a program in the background ignore them, suites too then.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     wanted = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1
     suites = sorted(name[:-2] for name in os.listdir(os.path.join(TOP, "test"))
