@@ -231,8 +231,7 @@ class Tree:
                 if not os.path.exists(os.path.join(TOP, name)):
                     os.remove(os.path.join(self.path, name))
                 elif read(TOP, name) != read(self.path, name):
-                    shutil.copyfile(os.path.join(TOP, name),
-                                    os.path.join(self.path, name))
+                    shutil.copy(os.path.join(TOP, name), self.path)
 
     def make(self, *goals):
         with open(os.path.join(self.path, "make.log"), "w") as log:
@@ -291,14 +290,13 @@ class Tree:
             return file.read()
 
     def try_mutant(self, mutant, suites, seconds):
-        original = read(TOP, mutant.path)
         if mutant.path not in self.plain:
             self.plain[mutant.path] = self.compile(mutant.path)
         try:
             write(mutant.text, self.path, mutant.path)
             code = self.compile(mutant.path)
         finally:
-            write(original, self.path, mutant.path)
+            shutil.copy2(os.path.join(TOP, mutant.path), self.path)
         if code is None:
             return "no C", None
         if code == self.plain[mutant.path]:
