@@ -232,6 +232,23 @@ static void a_boss_that_is_woken_often_at_once_goes_on(void **state)
 	free_pool();
 }
 
+/* It waits for its pipe, and does not ask again and again. */
+static void a_boss_that_nobody_wakes_takes_no_time(void **state)
+{
+	int64_t until;
+	int64_t cpu;
+
+	(void)state;
+	make_pool(&counted, NULL, NULL);
+	assert_int_equal(evt_pool_start(pool), 0);
+	assert_true(answers(pool_port));
+	cpu = cpu_ms();
+	until = now_ms() + 500;
+	assert_true(WAIT_FOR(now_ms() >= until));
+	assert_true(cpu_ms() - cpu < 100 * slowness());
+	free_pool();
+}
+
 /* A17 */
 static void each_timer_may_fail_and_the_next_start_works(void **state)
 {
@@ -400,6 +417,7 @@ int main(void)
 		LEDGER_TEST(each_base_may_fail_and_the_next_start_works),
 		LEDGER_TEST(each_watch_may_fail_and_the_next_start_works),
 		LEDGER_TEST(a_boss_that_is_woken_often_at_once_goes_on),
+		LEDGER_TEST(a_boss_that_nobody_wakes_takes_no_time),
 		LEDGER_TEST(each_timer_may_fail_and_the_next_start_works),
 		LEDGER_TEST(a_stop_survives_a_start_that_failed),
 		LEDGER_TEST(a_pool_may_be_freed_after_a_start_that_failed),
