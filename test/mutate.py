@@ -8,7 +8,7 @@ comparison, && for ||, the check of an error gone, a constant one off, a call
 left out. It is killed if a suite that reaches the changed line fails twice,
 or hangs. What does not compile, or compiles to the same code, is not counted.
 
-All happens in build/mutate: copies of the tree, JOBS=2 side by side; which suite
+All happens in build/mutate: in JOBS=2 copies of the tree; which suite
 reaches which line (map.json, by gcov, made anew for a suite that changed); who
 killed whom (killed.json: not tried again until the library or the suite has
 changed). Survivors are listed. Those that test/mutants-explained.txt names,
