@@ -255,7 +255,7 @@ $B/test/replay_http $B/test/fuzz_http: $(llhttp)
 # ---- Testing ----------------------------------------------------------------
 
 .PHONY: check check-suites check-asan check-tsan check-valgrind check-symbols \
-	check-layers check-rows check-install coverage flood bench
+	check-layers check-rows check-install coverage mutate flood bench
 tested = $(TESTS:%=$B/test/%) $(programs) $(examples) \
 	$(if $(VARIANT),,$(shared))
 
@@ -297,6 +297,12 @@ coverage:
 ## check-rows: every fault with an asterisk has a test (test/faults.txt)
 check-rows:
 	@test/check-rows.sh
+
+MUTANTS ?= 200
+SEED    ?= 1
+## mutate: break the library in MUTANTS=200 ways (SEED=1): do the tests fail?
+mutate:
+	@test/mutate.py $(MUTANTS) $(SEED)
 
 .PHONY: fuzz fuzz-build fuzz-merge fuzz-cover
 FUZZ_SECONDS ?= 60

@@ -414,6 +414,28 @@ static void a_socket_that_cannot_be_waited_for_is_told(void **state)
 	assert_int_equal(end_udp().datagrams_in, answered);
 }
 
+/* B06: nor can it be without memory, which a worker is the first to miss. */
+static void a_socket_without_memory_to_wait_is_told(void **state)
+{
+	int n = 0;
+
+	(void)state;
+	end_injections();
+	atomic_store(&told.calls, 0);
+	make_pool(2);
+	run_pool();
+	do {
+		fail_allocation(++n, false);
+		server.listener = evt_listen(
+			server.pool, ANY_UDP, &echoing, &usual, NULL);
+	} while (!server.listener && n < 100);
+	assert_non_null(server.listener);
+	assert_true(WAIT_FOR(atomic_load(&told.calls) == 1));
+	assert_int_equal(atomic_load(&told.error), ENOMEM);
+	assert_true(WAIT_FOR(is_shut(0) != is_shut(1)));
+	end_udp();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -428,6 +450,7 @@ int main(void)
 			without_memory_there_is_no_listener_and_nothing_left),
 		FAULT_TEST(without_memory_nobody_is_validated),
 		FAULT_TEST(a_socket_that_cannot_be_waited_for_is_told),
+		FAULT_TEST(a_socket_without_memory_to_wait_is_told),
 	};
 
 	end_injections();

@@ -244,6 +244,42 @@ static void what_is_sent_at_once_waits_too(void **state)
 	expect_answers(fd);
 }
 
+static int mail(struct evt_worker *worker, uint32_t number)
+{
+	return evt_udp_send(evt_listener_udp(server.listener, worker),
+		(struct sockaddr *)&mail_addr, mail_len, &number,
+		sizeof(number));
+}
+
+/* The first has nobody before it, the last is behind the one that waits. */
+static void mail_without_memory_task(struct evt_worker *worker, void *arg)
+{
+	(void)arg;
+	fail_allocation(1, false);
+	CHECK(mail(worker, 7) == -1 && errno == ENOMEM);
+	CHECK(mail(worker, 0) == 0);
+	fail_allocation(1, false);
+	CHECK(mail(worker, 8) == -1 && errno == ENOMEM);
+	CHECK(mail(worker, 1) == 0);
+}
+
+/* C16 */
+static void without_memory_to_wait_the_sender_is_told(void **state)
+{
+	int fd;
+
+	(void)state;
+	fd = start(echo_datagrams);
+	mail_len = sizeof(mail_addr);
+	getsockname(fd, (struct sockaddr *)&mail_addr, &mail_len);
+	inject(&on_sendmsg, EAGAIN, 0, 2);
+	assert_true(on_worker(0, mail_without_memory_task, NULL));
+	catches_number(fd, 0);
+	catches_number(fd, 1);
+	close(fd);
+	end_udp();
+}
+
 #define WAITS_AT_MOST 10000
 
 static atomic_int nr_taken;
@@ -525,6 +561,7 @@ int main(void)
 		FAULT_TEST(neither_is_what_finds_none_at_the_second_try),
 		FAULT_TEST(without_memory_to_wait_for_room_it_is_tried_later),
 		FAULT_TEST(what_is_sent_at_once_waits_too),
+		FAULT_TEST(without_memory_to_wait_the_sender_is_told),
 		FAULT_TEST(no_more_waits_than_max_output),
 		FAULT_TEST(what_waits_when_it_is_closed_is_counted),
 		FAULT_TEST(what_waits_when_it_is_closed_goes_out_if_it_can),

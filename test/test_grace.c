@@ -222,6 +222,33 @@ static void a_callback_without_a_connection_is_waited_for(void **state)
 	assert_int_equal(atomic_load(&tally.served), 1);
 }
 
+static void dispatch_and_stay(sockfd_t fd, short evt, void *arg)
+{
+	on_client(fd, evt, arg);
+	wait_at_gate();
+}
+
+/* D07: the connection that it gave away is a worker's. */
+static void a_listener_that_has_dispatched_has_nothing_to_cut(void **state)
+{
+	int port = serve(dispatch_and_stay, echo, 1);
+	atomic_bool stopped;
+	pthread_t stopper;
+	int64_t until;
+
+	(void)state;
+	assert_true(answers(port));
+	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1));
+	evt_server_grace_ms(0);
+	stopper = stop_elsewhere(&stopped);
+	until = now_ms() + 300;
+	assert_true(WAIT_FOR(now_ms() >= until));
+	assert_false(atomic_load(&stopped));
+	assert_false(log_has("the grace is over"));
+	open_gate();
+	pthread_join(stopper, NULL);
+}
+
 static void a_grace_below_minus_one_is_refused(void **state)
 {
 	(void)state;
@@ -298,6 +325,7 @@ int main(void)
 		LEDGER_TEST(a_socket_that_is_not_the_servers_is_left_alone),
 		LEDGER_TEST(a_sequential_server_is_cut_too),
 		LEDGER_TEST(a_callback_without_a_connection_is_waited_for),
+		LEDGER_TEST(a_listener_that_has_dispatched_has_nothing_to_cut),
 		LEDGER_TEST(a_grace_below_minus_one_is_refused),
 		LEDGER_TEST(clients_that_come_during_a_stop_are_not_forgotten),
 	};

@@ -3,12 +3,15 @@
  * descriptors or memory: it is started whole or not at all, and the next
  * attempt works.
  */
-/* wrap: pthread_create pipe2 eventfd timerfd_create */
+/* wrap: pthread_create pipe2 eventfd timerfd_create epoll_create1 epoll_ctl */
+#include "../evt-pool-internal.h"
 #include "pool_rig.h"
 #include "inject.h"
 #include "../evt-log-internal.h"
 
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/timerfd.h>
 
@@ -17,11 +20,15 @@ int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 int __real_pipe2(int fds[2], int flags);
 int __real_eventfd(unsigned value, int flags);
 int __real_timerfd_create(int clock, int flags);
+int __real_epoll_create1(int flags);
+int __real_epoll_ctl(int poll_fd, int what, int fd, struct epoll_event *event);
 
 static struct inject on_thread = {.name = "pthread_create"};
 static struct inject on_pipe2 = {.name = "pipe2"};
 static struct inject on_eventfd = {.name = "eventfd"};
 static struct inject on_timerfd = {.name = "timerfd_create"};
+static struct inject on_epoll = {.name = "epoll_create1"};
+static struct inject on_watch = {.name = "epoll_ctl"};
 
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 	void *(*main)(void *), void *arg)
@@ -44,6 +51,18 @@ int __wrap_eventfd(unsigned value, int flags)
 int __wrap_timerfd_create(int clock, int flags)
 {
 	return injected(&on_timerfd) ? -1 : __real_timerfd_create(clock, flags);
+}
+
+/* These are the workers' own; libevent's are not seen here. */
+int __wrap_epoll_create1(int flags)
+{
+	return injected(&on_epoll) ? -1 : __real_epoll_create1(flags);
+}
+
+int __wrap_epoll_ctl(int poll_fd, int what, int fd, struct epoll_event *event)
+{
+	return injected(&on_watch) ? -1
+				   : __real_epoll_ctl(poll_fd, what, fd, event);
 }
 
 /* What is open and runs, before and after. */
@@ -169,6 +188,65 @@ static void each_base_may_fail_and_the_next_start_works(void **state)
 		expect_start_fails(
 			&on_eventfd, ENFILE, 3 * k - 2, evt_pool_run);
 	}
+}
+
+/* A17: what the loop waits for on its own account. */
+static void each_watch_may_fail_and_the_next_start_works(void **state)
+{
+	int k;
+
+	(void)state;
+	for (k = 1; k <= WORKERS; k++) {
+		expect_start_fails(&on_epoll, EMFILE, k, evt_pool_start);
+		expect_start_fails(&on_watch, ENOSPC, k, evt_pool_start);
+		expect_start_fails(&on_watch, ENOMEM, k, evt_pool_run);
+	}
+}
+
+static int unread_by_boss(void)
+{
+	int bytes = -1;
+
+	ioctl(pool->boss.pipe.read_fd, FIONREAD, &bytes);
+	return bytes;
+}
+
+/* As many at once as it reads in one piece: then there are none, no end. */
+static void a_boss_that_is_woken_often_at_once_goes_on(void **state)
+{
+	static const char wakes[2][512];
+	int fd;
+
+	(void)state;
+	make_pool(&counted, NULL, NULL);
+	assert_int_equal(evt_pool_start(pool), 0);
+	fd = pool->boss.pipe.write_fd;
+	assert_int_equal(write(fd, wakes[0], 512), 512);
+	assert_true(WAIT_FOR(unread_by_boss() == 0));
+	assert_int_equal(write(fd, wakes, sizeof(wakes)), sizeof(wakes));
+	assert_true(WAIT_FOR(unread_by_boss() == 0));
+	assert_int_equal(write(fd, wakes, 1), 1);
+	assert_true(WAIT_FOR(unread_by_boss() == 0));
+	assert_int_equal(atomic_load(&pool->phase), EVT_POOL_RUNNING);
+	assert_true(answers(pool_port));
+	free_pool();
+}
+
+/* It waits for its pipe, and does not ask again and again. */
+static void a_boss_that_nobody_wakes_takes_no_time(void **state)
+{
+	int64_t until;
+	int64_t cpu;
+
+	(void)state;
+	make_pool(&counted, NULL, NULL);
+	assert_int_equal(evt_pool_start(pool), 0);
+	assert_true(answers(pool_port));
+	cpu = cpu_ms();
+	until = now_ms() + 500;
+	assert_true(WAIT_FOR(now_ms() >= until));
+	assert_true(cpu_ms() - cpu < 100 * slowness());
+	free_pool();
 }
 
 /* A17 */
@@ -337,6 +415,9 @@ int main(void)
 			each_thread_may_fail_in_run_and_the_next_start_works),
 		LEDGER_TEST(each_pipe_may_fail_and_the_next_start_works),
 		LEDGER_TEST(each_base_may_fail_and_the_next_start_works),
+		LEDGER_TEST(each_watch_may_fail_and_the_next_start_works),
+		LEDGER_TEST(a_boss_that_is_woken_often_at_once_goes_on),
+		LEDGER_TEST(a_boss_that_nobody_wakes_takes_no_time),
 		LEDGER_TEST(each_timer_may_fail_and_the_next_start_works),
 		LEDGER_TEST(a_stop_survives_a_start_that_failed),
 		LEDGER_TEST(a_pool_may_be_freed_after_a_start_that_failed),
