@@ -5,6 +5,7 @@
 #ifndef SOAK_H
 #define SOAK_H
 
+#include "chance.h"
 #include "ledger.h"
 #include "../evt-listener.h"
 
@@ -53,19 +54,6 @@ static struct board *board;
 
 #define NOTE(what) \
 	atomic_fetch_add_explicit(&board->what, 1, memory_order_relaxed)
-
-static atomic_uint next_seed;
-static _Thread_local unsigned int chance;
-
-static inline unsigned int draw(unsigned int below)
-{
-	while (chance == 0)
-		chance = atomic_fetch_add(&next_seed, 1) * 2654435761u;
-	chance ^= chance << 13;
-	chance ^= chance >> 17;
-	chance ^= chance << 5;
-	return chance % below;
-}
 
 /* How long this thread could have run, and no CPU was free, in us so far; of
  * the file that open_waits gave. */

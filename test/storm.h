@@ -6,6 +6,7 @@
 #ifndef STORM_H
 #define STORM_H
 
+#include "chance.h"
 #include "ledger.h"
 #include "../evt-core.h"
 #include "../evt-listener.h"
@@ -55,21 +56,6 @@ static struct {
 	atomic_fetch_add_explicit(&happened.what, 1, memory_order_relaxed)
 
 static atomic_bool storm_over;
-
-/* Chance. Each thread draws its own numbers; the seed makes the first ones. */
-
-static atomic_uint next_seed;
-static _Thread_local unsigned int chance;
-
-static inline unsigned int draw(unsigned int below)
-{
-	while (chance == 0)
-		chance = atomic_fetch_add(&next_seed, 1) * 2654435761u;
-	chance ^= chance << 13;
-	chance ^= chance >> 17;
-	chance ^= chance << 5;
-	return chance % below;
-}
 
 /* Errors */
 
