@@ -2,55 +2,17 @@
  * test_datagrams_unix.c: datagrams on a unix socket. Senders with a path, with
  * an abstract name and with none; receivers that are full, or gone.
  */
+#include "socket_folder.h"
 #include "udp_rig.h"
 
-#include <dirent.h>
 #include <stddef.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
-static char folder[32];
-static char path[64];
-static char url[80];
-
-static int nr_names(void)
-{
-	DIR *dir = opendir(folder);
-	struct dirent *entry;
-	int count = 0;
-
-	while (dir && (entry = readdir(dir)))
-		count += entry->d_name[0] != '.';
-	if (dir)
-		closedir(dir);
-	return count;
-}
-
 static int enter(void **state)
 {
-	snprintf(folder, sizeof(folder), "/tmp/test_gram.XXXXXX");
-	if (!mkdtemp(folder))
-		return -1;
-	snprintf(path, sizeof(path), "%s/s", folder);
-	snprintf(url, sizeof(url), "unixgram:%s", path);
-	return ledger_open(state);
+	return enter_folder(state, "unixgram:");
 }
-
-static int leave(void **state)
-{
-	bool clean;
-
-	open_gate();
-	stop_server();
-	clean = nr_names() == 0;
-	remove(path);
-	return rmdir(folder) == 0 && server_close(state) == 0 && clean ? 0 : -1;
-}
-
-#define FOLDER_TEST(fn)                            \
-	{                                          \
-#fn, fn, enter, leave, (void *)#fn \
-	}
 
 /* Clients */
 

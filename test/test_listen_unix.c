@@ -3,55 +3,16 @@
  * when on, for whom, and until when. What evt_unix_bind_ does to a name is in
  * test_unix.c; here it is what a program sees.
  */
-#include "listen_rig.h"
+#include "socket_folder.h"
 
-#include <dirent.h>
 #include <pthread.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
-/* A folder for each test; at its end nothing may be left in it. */
-
-static char folder[32];
-static char path[64]; /* folder/s */
-static char url[80];
-
-static int nr_names(void)
-{
-	DIR *dir = opendir(folder);
-	int names = 0;
-
-	while (dir && readdir(dir))
-		names++;
-	if (dir)
-		closedir(dir);
-	return names - 2;
-}
-
 static int enter(void **state)
 {
-	snprintf(folder, sizeof(folder), "/tmp/test_listen.XXXXXX");
-	if (!mkdtemp(folder))
-		return -1;
-	snprintf(path, sizeof(path), "%s/s", folder);
-	snprintf(url, sizeof(url), "unix:%s", path);
-	return ledger_open(state);
+	return enter_folder(state, "unix:");
 }
-
-static int leave(void **state)
-{
-	bool clean;
-
-	stop_server();
-	clean = nr_names() == 0;
-	remove(path);
-	return rmdir(folder) == 0 && server_close(state) == 0 && clean ? 0 : -1;
-}
-
-#define FOLDER_TEST(fn)                            \
-	{                                          \
-#fn, fn, enter, leave, (void *)#fn \
-	}
 
 /* Clients and files */
 
