@@ -293,12 +293,11 @@ static int make_file(int fd, const struct evt_url *url, mode_t mode,
 }
 
 /* Removes what nobody serves: EAGAIN if it is another's now. */
-static int remove_stale(
-	const struct evt_url *url, int socktype, const char **step)
+static int remove_stale(const struct evt_url *url, const char **step)
 {
 	struct evt_unix_file stale;
 
-	if (find_stale(url, socktype, &stale, step) == -1)
+	if (find_stale(url, SOCK_DGRAM, &stale, step) == -1)
 		return -1;
 	*step = "unlink";
 	if (is_file(url->path, &stale))
@@ -322,8 +321,8 @@ static int bind_datagrams(int fd, const struct evt_url *url, mode_t mode,
 			return set_mode(url->path, mode, file, step);
 		if (errno != EADDRINUSE)
 			return -1;
-		if (remove_stale(url, SOCK_DGRAM, step) == -1 &&
-			errno != EAGAIN && errno != ENOENT)
+		if (remove_stale(url, step) == -1 && errno != EAGAIN &&
+			errno != ENOENT)
 			return -1;
 	}
 	*step = "bind";

@@ -186,33 +186,26 @@ static void a_socket_that_may_not_be_asked_is_left_alone(void **state)
 	assert_int_equal(unlink(url.path), 0);
 }
 
+struct failure {
+	struct inject *call;
+	const char *step;
+};
+
 /* Each call of a first start fails: told as such, and nothing is left. */
-static void each_failing_call_is_told_and_leaves_nothing(void **state)
+static void expect_each_is_told(
+	int socktype, const struct failure *failures, size_t nr)
 {
-	static const struct {
-		struct inject *call;
-		const char *step;
-	} failures[] = {
-		{&fail_socket, "socket"},
-		{&fail_fchmod, "fchmod"},
-		{&fail_bind, "bind"},
-		{&fail_lstat, "lstat"},
-		{&fail_fchmodat, "chmod"},
-		{&fail_listen, "listen"},
-		{&fail_link, "link"},
-	};
 	mode_t before = umask(077);
 	struct evt_unix_file file;
 	size_t i;
 
-	(void)state;
-	for (i = 0; i < COUNT(failures); i++) {
+	for (i = 0; i < nr; i++) {
 		int fds = count_fds();
 
 		inject(failures[i].call, EIO, 0, 1);
 		errno = 0;
-		assert_int_equal(evt_unix_bind_(&url, SOCK_STREAM, 0666, 16,
-					 &file, &step),
+		assert_int_equal(
+			evt_unix_bind_(&url, socktype, 0666, 16, &file, &step),
 			-1);
 		assert_int_equal(errno, EIO);
 		assert_string_equal(step, failures[i].step);
@@ -223,37 +216,22 @@ static void each_failing_call_is_told_and_leaves_nothing(void **state)
 	umask(before);
 }
 
-/* The same for datagrams, which have the name at once. */
-static void each_failing_call_for_datagrams_leaves_nothing(void **state)
+static void each_failing_call_is_told_and_leaves_nothing(void **state)
 {
-	static const struct {
-		struct inject *call;
-		const char *step;
-	} failures[] = {
+	static const struct failure failures[] = {
 		{&fail_socket, "socket"},
 		{&fail_fchmod, "fchmod"},
 		{&fail_bind, "bind"},
 		{&fail_lstat, "lstat"},
 		{&fail_fchmodat, "chmod"},
+		{&fail_listen, "listen"},
+		{&fail_link, "link"},
 	};
-	mode_t before = umask(077);
-	struct evt_unix_file file;
-	size_t i;
 
 	(void)state;
-	for (i = 0; i < COUNT(failures); i++) {
-		int fds = count_fds();
-
-		inject(failures[i].call, EIO, 0, 1);
-		assert_int_equal(evt_unix_bind_(&url, SOCK_DGRAM, 0666, 16,
-					 &file, &step),
-			-1);
-		assert_int_equal(errno, EIO);
-		assert_string_equal(step, failures[i].step);
-		assert_int_equal(names(), 0);
-		assert_int_equal(count_fds(), fds);
-	}
-	umask(before);
+	expect_each_is_told(SOCK_STREAM, failures, COUNT(failures));
+	/* A socket of datagrams has the name at once, and does not listen. */
+	expect_each_is_told(SOCK_DGRAM, failures, COUNT(failures) - 2);
 }
 
 /* And each of a start that finds a stale socket. */
@@ -382,7 +360,6 @@ int main(void)
 		FOLDER_TEST(a_socket_whose_queue_is_full_is_served),
 		FOLDER_TEST(a_socket_that_may_not_be_asked_is_left_alone),
 		FOLDER_TEST(each_failing_call_is_told_and_leaves_nothing),
-		FOLDER_TEST(each_failing_call_for_datagrams_leaves_nothing),
 		FOLDER_TEST(each_failing_call_leaves_the_stale_socket),
 		FOLDER_TEST(where_nothing_can_be_exchanged_it_is_unlinked),
 		FOLDER_TEST(what_is_anothers_by_then_is_not_unlinked),
