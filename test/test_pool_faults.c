@@ -4,14 +4,12 @@
  * attempt works.
  */
 /* wrap: pthread_create pipe2 eventfd timerfd_create epoll_create1 epoll_ctl */
-#include "../evt-pool-internal.h"
 #include "pool_rig.h"
 #include "inject.h"
 #include "../evt-log-internal.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/timerfd.h>
 
@@ -203,52 +201,6 @@ static void each_watch_may_fail_and_the_next_start_works(void **state)
 	}
 }
 
-static int unread_by_boss(void)
-{
-	int bytes = -1;
-
-	ioctl(pool->boss.pipe.read_fd, FIONREAD, &bytes);
-	return bytes;
-}
-
-/* As many at once as it reads in one piece: then there are none, no end. */
-static void a_boss_that_is_woken_often_at_once_goes_on(void **state)
-{
-	static const char wakes[2][512];
-	int fd;
-
-	(void)state;
-	make_pool(&counted, NULL, NULL);
-	assert_int_equal(evt_pool_start(pool), 0);
-	fd = pool->boss.pipe.write_fd;
-	assert_int_equal(write(fd, wakes[0], 512), 512);
-	assert_true(WAIT_FOR(unread_by_boss() == 0));
-	assert_int_equal(write(fd, wakes, sizeof(wakes)), sizeof(wakes));
-	assert_true(WAIT_FOR(unread_by_boss() == 0));
-	assert_int_equal(write(fd, wakes, 1), 1);
-	assert_true(WAIT_FOR(unread_by_boss() == 0));
-	assert_int_equal(atomic_load(&pool->phase), EVT_POOL_RUNNING);
-	assert_true(answers(pool_port));
-	free_pool();
-}
-
-/* It waits for its pipe, and does not ask again and again. */
-static void a_boss_that_nobody_wakes_takes_no_time(void **state)
-{
-	int64_t until;
-	int64_t cpu;
-
-	(void)state;
-	make_pool(&counted, NULL, NULL);
-	assert_int_equal(evt_pool_start(pool), 0);
-	assert_true(answers(pool_port));
-	cpu = cpu_ms();
-	until = now_ms() + 500;
-	assert_true(WAIT_FOR(now_ms() >= until));
-	assert_true(cpu_ms() - cpu < 100 * slowness());
-	free_pool();
-}
-
 /* A17 */
 static void each_timer_may_fail_and_the_next_start_works(void **state)
 {
@@ -416,8 +368,6 @@ int main(void)
 		LEDGER_TEST(each_pipe_may_fail_and_the_next_start_works),
 		LEDGER_TEST(each_base_may_fail_and_the_next_start_works),
 		LEDGER_TEST(each_watch_may_fail_and_the_next_start_works),
-		LEDGER_TEST(a_boss_that_is_woken_often_at_once_goes_on),
-		LEDGER_TEST(a_boss_that_nobody_wakes_takes_no_time),
 		LEDGER_TEST(each_timer_may_fail_and_the_next_start_works),
 		LEDGER_TEST(a_stop_survives_a_start_that_failed),
 		LEDGER_TEST(a_pool_may_be_freed_after_a_start_that_failed),
