@@ -247,6 +247,11 @@ struct event_base *evt_base_new_(void);
  * added again when there is no memory. 0, or -1. */
 int evt_timer_reserve_(struct event *timer);
 
+/* Adds it, to fire after less than a second. There was a place for it, but not
+ * for all of many at a time: if memory is needed and there is none, the thread
+ * itself waits so long, and -1 is given. */
+int evt_timer_add_(struct event *timer, int ms);
+
 /* evt-worker.c: one thread, its loop and its inbox. */
 
 #define EVT_HIDDEN_ __attribute__((visibility("hidden")))
