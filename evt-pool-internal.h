@@ -89,6 +89,7 @@ struct evt_worker {
 	struct evt_at_stop *at_stop;
 	bool done;           /* the loop is to be left, or has been */
 	bool broken;         /* the pipe has failed */
+	bool blocks;         /* ... to be read without waiting */
 	bool reads_directly; /* where no event of the program's is waited for */
 	bool in_loop;        /* in libevent's, not in a wait of our own */
 	bool has_conns;      /* its state waits for more than the pipe */
