@@ -21,6 +21,7 @@
 
 #define TEST_SECONDS 60 /* after these a test counts as hanging */
 #define MAX_LINES    4096
+#define CALLER       __builtin_return_address(0)
 
 /* Allocations */
 
@@ -34,10 +35,16 @@ static atomic_int countdown; /* 0: nothing is to fail */
 static atomic_bool persistent;
 static atomic_bool reached;
 
-static bool must_fail(void)
+bool (*allocation_hook)(const char *name, const void *address);
+
+static bool must_fail(const char *name, const void *address)
 {
 	int before;
 
+	if (allocation_hook && allocation_hook(name, address)) {
+		errno = ENOMEM;
+		return true;
+	}
 	if (atomic_load(&countdown) == 0)
 		return false;
 	before = atomic_fetch_sub(&countdown, 1);
@@ -62,19 +69,20 @@ static void *count(void *memory)
 
 void *__wrap_malloc(size_t size)
 {
-	return must_fail() ? NULL : count(__real_malloc(size));
+	return must_fail("malloc", CALLER) ? NULL : count(__real_malloc(size));
 }
 
 void *__wrap_calloc(size_t nr, size_t size)
 {
-	return must_fail() ? NULL : count(__real_calloc(nr, size));
+	return must_fail("calloc", CALLER) ? NULL
+					   : count(__real_calloc(nr, size));
 }
 
 void *__wrap_realloc(void *old, size_t size)
 {
 	void *memory;
 
-	if (must_fail())
+	if (must_fail("realloc", CALLER))
 		return NULL;
 	memory = __real_realloc(old, size);
 	if (!old)

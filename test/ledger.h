@@ -59,6 +59,9 @@ const char *program(const char *name);
 void fail_allocation(int n, bool from_then_on);
 bool fault_reached(void);
 
+/* NULL, or it is asked first whether this one, called from there, fails. */
+extern bool (*allocation_hook)(const char *name, const void *address);
+
 /* True once condition is, within 10 s (more under a tool); looks each ms. */
 #define WAIT_FOR(condition)                                             \
 	__extension__({                                                 \
