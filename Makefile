@@ -74,8 +74,8 @@ examples := $(patsubst %.c,$P%,$(sort $(wildcard examples/*.c)))
 uv_libs  := $(shell $(PKG_CONFIG) --libs libuv 2>/dev/null)
 benches  := $(patsubst %.c,$P%,$(filter-out $(if $(uv_libs),,%/peer-libuv.c),\
 	$(sort $(wildcard bench/*.c))))
-helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/evt_test.c \
-	test/flooder.c,$(sort $(wildcard test/*.c)))
+helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/fault_%.c \
+	test/evt_test.c test/flooder.c,$(sort $(wildcard test/*.c)))
 c_files  := $(sort $(wildcard evt-*.[ch] test/*.[ch] examples/*.[ch] \
 	bench/*.[ch]))
 
@@ -135,6 +135,9 @@ variant_tsan       := $(sanitize) -fsanitize=thread
 variant_lint-gcc   := -Werror
 variant_lint-clang := -Werror
 variant_analyzer   := -Werror -fanalyzer
+# Each call stays where it stands in the source.
+variant_faults     := -O1 -g -fno-inline -fno-optimize-sibling-calls \
+	-fno-reorder-blocks-and-partition -no-pie
 variant_flags      := $(variant_$(VARIANT))
 
 base_flags = -std=c11 -D_GNU_SOURCE -I. -pthread $(event_cflags) $(HARDEN) \
@@ -266,6 +269,28 @@ check-layers:
 ## check-rows: every fault with an asterisk has a test (test/faults.txt)
 check-rows:
 	@test/check-rows.sh
+
+## check-faults: each call of the library's fails, in each of its places
+check-faults:
+	@$(MAKE) VARIANT=faults HARDEN= CFLAGS= run-faults
+
+fault_src   := $(sort $(wildcard test/fault_*.c))
+fault_obj   := $(fault_src:%.c=$B/test/obj/%.o) $B/test/obj/test/ledger.o
+fault_calls := $(shell sed -n "s/^	CALL.\([a-z0-9_]*\),.*/\1/p" test/inject.h)
+$(fault_obj): kind = $(cmocka_cflags) -Wno-missing-prototypes
+
+$B/test/faults: $(fault_obj) $B/test/libevtserver.a
+	$(call say,LINK,$@)
+	$Q$(link) $(addprefix -Wl$(comma)--wrap=,free $(fault_calls)) -o $@ $^ \
+		$(cmocka_libs) $(event_libs)
+
+$B/test/faults.sites: $B/test/faults test/fault-sites.sh test/inject.h \
+	test/cannot-fail.txt
+	@test/fault-sites.sh $< $B/test/libevtserver.a >$@
+
+.PHONY: check-faults run-faults
+run-faults: $B/test/faults $B/test/faults.sites
+	@$^
 
 FLOOD ?= 10000
 ## flood: start the server, flood it with FLOOD=10000 connections, three tables
