@@ -75,8 +75,8 @@ examples := $(patsubst %.c,$P%,$(sort $(wildcard examples/*.c)))
 uv_libs  := $(shell $(PKG_CONFIG) --libs libuv 2>/dev/null)
 benches  := $(patsubst %.c,$P%,$(filter-out $(if $(uv_libs),,%/peer-libuv.c),\
 	$(sort $(wildcard bench/*.c))))
-helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/evt_test.c \
-	test/flooder.c test/replay.c test/storm.c test/soak.c,\
+helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/fault_%.c \
+	test/evt_test.c test/flooder.c test/replay.c test/storm.c test/soak.c,\
 	$(sort $(wildcard test/*.c)))
 c_files  := $(sort $(wildcard evt-*.[ch] test/*.[ch] examples/*.[ch] \
 	bench/*.[ch]))
@@ -143,6 +143,9 @@ variant_lint-clang := -Werror
 variant_analyzer   := -Werror -fanalyzer
 variant_fuzz       := -fsanitize=fuzzer-no-link $(asan_clang)
 variant_fuzz-cover := --coverage
+# Each call stays where it stands in the source.
+variant_faults     := -O1 -g -fno-inline -fno-optimize-sibling-calls \
+	-fno-reorder-blocks-and-partition -no-pie
 variant_flags      := $(variant_$(VARIANT))
 
 base_flags = -std=c11 -D_GNU_SOURCE -I. -pthread $(event_cflags) $(HARDEN) \
@@ -303,6 +306,28 @@ SEED    ?= 1
 ## mutate: break the library in MUTANTS=200 ways (SEED=1): do the tests fail?
 mutate:
 	@test/mutate.py $(MUTANTS) $(SEED)
+
+## check-faults: each call of the library's fails, in each of its places
+check-faults:
+	@$(MAKE) VARIANT=faults HARDEN= CFLAGS= run-faults
+
+fault_src   := $(sort $(wildcard test/fault_*.c))
+fault_obj   := $(fault_src:%.c=$B/test/obj/%.o) $B/test/obj/test/ledger.o
+fault_calls := $(shell sed -n "s/^	CALL.\([a-z0-9_]*\),.*/\1/p" test/inject.h)
+$(fault_obj): kind = $(cmocka_cflags) -Wno-missing-prototypes
+
+$B/test/faults: $(fault_obj) $B/test/libevtserver.a
+	$(call say,LINK,$@)
+	$Q$(link) $(addprefix -Wl$(comma)--wrap=,free $(fault_calls)) -o $@ $^ \
+		$(cmocka_libs) $(event_libs)
+
+$B/test/faults.sites: $B/test/faults test/fault-sites.sh test/inject.h \
+	test/cannot-fail.txt
+	@test/fault-sites.sh $< $B/test/libevtserver.a >$@
+
+.PHONY: check-faults run-faults
+run-faults: $B/test/faults $B/test/faults.sites
+	@$^
 
 .PHONY: fuzz fuzz-build fuzz-merge fuzz-cover
 FUZZ_SECONDS ?= 60

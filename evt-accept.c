@@ -349,18 +349,16 @@ static bool begin_episode(struct evt_acceptor *acceptor)
 
 static void begin_pause(struct evt_acceptor *acceptor, bool wait)
 {
-	struct timeval delay = {0, 0};
-
 	acceptor->pause_ms = acceptor->pause_ms == 0 ? PAUSE_MIN_MS
 						     : 2 * acceptor->pause_ms;
 	if (acceptor->pause_ms > PAUSE_MAX_MS)
 		acceptor->pause_ms = PAUSE_MAX_MS;
-	delay.tv_usec = acceptor->pause_ms * 1000;
 	atomic_fetch_add_explicit(&acceptor->pauses, 1, memory_order_relaxed);
 	evt_count_(&acceptor->worker->counters.accept_pauses, 1);
+	if (wait &&
+		evt_timer_add_(acceptor->resume, (int)acceptor->pause_ms) == -1)
+		return;
 	end_waiting(acceptor);
-	if (wait)
-		event_add(acceptor->resume, &delay);
 	/* With evt_acceptor_nudge_ and evt_pool_nudge_: what is closed from
 	 * here on is noticed. */
 	set_paused(acceptor, true);

@@ -94,7 +94,8 @@ static void set_tick(struct evt_home *home, uint32_t now_ms)
 		when.it_value.tv_nsec = (long)(next % 1000) * 1000000;
 	}
 	home->tick_ms = now_ms + (uint32_t)next;
-	timerfd_settime(home->tick_fd, 0, &when, NULL);
+	if (timerfd_settime(home->tick_fd, 0, &when, NULL) == -1)
+		home->ticking = false; /* whoever is next sets it */
 }
 
 /* The clock is read when a turn begins, which will do for the first thing that
@@ -262,7 +263,8 @@ void evt_home_tick_(struct evt_home *home)
 	uint64_t ticks;
 	int acted = 0;
 
-	if (read(home->tick_fd, &ticks, sizeof(ticks)) == -1)
+	/* Whatever else it may say, setting it anew makes it quiet. */
+	if (read(home->tick_fd, &ticks, sizeof(ticks)) == -1 && errno == EAGAIN)
 		return;         /* it was set anew meanwhile */
 	home->tick_ms = now_ms; /* it is set at the end */
 	if (!home->fired)

@@ -89,6 +89,7 @@ struct evt_worker {
 	struct evt_at_stop *at_stop;
 	bool done;           /* the loop is to be left, or has been */
 	bool broken;         /* the pipe has failed */
+	bool blocks;         /* ... to be read without waiting */
 	bool reads_directly; /* where no event of the program's is waited for */
 	bool in_loop;        /* in libevent's, not in a wait of our own */
 	bool has_conns;      /* its state waits for more than the pipe */
@@ -211,6 +212,7 @@ struct evt_pool {
 	atomic_int listen_error; /* of the first evt_listen that failed */
 	atomic_int wake_fd;      /* the boss's pipe, once there is one */
 	atomic_bool stop_wanted;
+	atomic_bool unheard;     /* ... and the boss could not be woken */
 	atomic_uint signals;     /* that asked for it */
 	atomic_bool has_signals; /* in evt_pool_run */
 	atomic_uint changes;     /* counts evt_pool_changed_ */
@@ -246,6 +248,11 @@ struct event_base *evt_base_new_(void);
 /* A timer that has been pending once has its place in the heap, and can be
  * added again when there is no memory. 0, or -1. */
 int evt_timer_reserve_(struct event *timer);
+
+/* Adds it, to fire after less than a second. There was a place for it, but not
+ * for all of many at a time: if memory is needed and there is none, the thread
+ * itself waits so long, and -1 is given. */
+int evt_timer_add_(struct event *timer, int ms);
 
 /* evt-worker.c: one thread, its loop and its inbox. */
 
@@ -373,6 +380,9 @@ int evt_pool_forward_(struct evt_pool *, const struct evt_record *);
  */
 unsigned evt_pool_news_(struct evt_pool *);
 void evt_pool_await_news_(struct evt_pool *, unsigned seen);
+
+/* Waits for a change, so long at most; asks the system for nothing. */
+void evt_pool_nap_(struct evt_pool *, int ms);
 void evt_pool_tell_(struct evt_pool *);
 
 /* A worker has read from its pipe. */
@@ -421,19 +431,20 @@ void evt_pool_end_workers_(struct evt_pool *, int nr_threads);
 extern EVT_HIDDEN_ const struct evt_pool_hooks evt_pool_hooks_;
 
 /* Wakes the boss; async-signal-safe. */
-void evt_pool_wake_boss_(struct evt_pool *);
+bool evt_pool_wake_boss_(struct evt_pool *);
 
 /* Something that boss and workers have to look at has changed: on_change is
  * called on each. Needs no memory and no room. */
-void evt_pool_changed_(struct evt_pool *);
+bool evt_pool_changed_(struct evt_pool *);
 
 /* A descriptor or a place was given back: accepting may go on. */
 static inline void evt_pool_nudge_(struct evt_pool *pool)
 {
 	/* With whoever pauses: it says so first, and then looks once more. */
 	if (atomic_load(&pool->nr_paused) > 0 &&
-		!atomic_exchange(&pool->nudged, true))
-		evt_pool_changed_(pool);
+		!atomic_exchange(&pool->nudged, true) &&
+		!evt_pool_changed_(pool))
+		atomic_store(&pool->nudged, false); /* so the next one tries */
 }
 
 /* On a new worker: waits until the pool has started; false if it could not. */

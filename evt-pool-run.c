@@ -29,7 +29,8 @@
 
 #define GRACE_MS 5000
 #define STALL_MS 1000
-#define LOOK_MS  10
+#define LOOK_MS  10  /* between two looks of a boss that hears nothing */
+#define SURE_MS  100 /* ... and of one whom a worker could not tell */
 
 const char *evt_version(void)
 {
@@ -38,36 +39,46 @@ const char *evt_version(void)
 
 /* Waking */
 
-static void wake(int write_fd)
+/* False if nobody will hear of it. */
+static bool wake(int write_fd)
 {
 	const struct evt_record record = {.kind = EVT_RECORD_WAKE};
 	const struct evt_pipe pipe = {.read_fd = -1, .write_fd = write_fd};
 
 	/* A full pipe wakes as well. */
-	if (write_fd != -1)
-		(void)evt_pipe_put_(&pipe, &record);
+	return write_fd == -1 || evt_pipe_put_(&pipe, &record) == 0 ||
+		errno == EAGAIN;
 }
 
-void evt_pool_wake_boss_(struct evt_pool *pool)
+bool evt_pool_wake_boss_(struct evt_pool *pool)
 {
-	wake(atomic_load(&pool->wake_fd));
+	if (wake(atomic_load(&pool->wake_fd)))
+		return true;
+	evt_log_(EVT_LOG_ERROR, "the listener cannot be woken");
+	return false;
 }
 
-void evt_pool_changed_(struct evt_pool *pool)
+bool evt_pool_changed_(struct evt_pool *pool)
 {
+	bool told = true;
+	bool heard;
 	int nr;
 	int i;
 
 	/* With look_for_changes: first the change, then the record that has
 	 * it looked at. */
 	atomic_fetch_add(&pool->changes, 1);
-	evt_pool_wake_boss_(pool);
+	heard = evt_pool_wake_boss_(pool);
 	evt_pool_enter_(pool);
 	nr = atomic_load(&pool->nr_open);
 	for (i = 0; i < nr; i++)
-		if (atomic_load(&pool->phase) < EVT_POOL_ENDED)
-			wake(pool->workers[i].pipe.write_fd);
+		if (atomic_load(&pool->phase) < EVT_POOL_ENDED &&
+			!atomic_load(&pool->workers[i].lost))
+			told = wake(pool->workers[i].pipe.write_fd) && told;
 	evt_pool_leave_(pool);
+	if (!told)
+		evt_log_(EVT_LOG_ERROR, "a worker cannot be woken");
+	return heard && told;
 }
 
 /* Signals */
@@ -428,7 +439,8 @@ void evt_pool_stop(struct evt_pool *pool)
 		return;
 	/* With make_loops: the flag first, and there the pipe first. */
 	atomic_store(&pool->stop_wanted, true);
-	evt_pool_wake_boss_(pool);
+	if (!wake(atomic_load(&pool->wake_fd)))
+		atomic_store(&pool->unheard, true);
 	errno = error;
 }
 
@@ -473,8 +485,11 @@ static int listen_to_pipe(struct evt_pool *pool, int timeout_ms)
 	struct pollfd in = {.fd = pool->boss.pipe.read_fd, .events = POLLIN};
 	char bytes[512];
 	ssize_t len;
+	int ready = poll(&in, 1, timeout_ms);
 
-	if (poll(&in, 1, timeout_ms) <= 0)
+	if (ready == -1 && errno != EINTR)
+		evt_pool_nap_(pool, LOOK_MS); /* no memory: it may pass */
+	if (ready <= 0)
 		return 0;
 	do
 		len = read(in.fd, bytes, sizeof(bytes));
@@ -488,7 +503,7 @@ void evt_pool_await_stop_(struct evt_pool *pool)
 
 	/* Whoever cannot hear of a stop any more stops at once. */
 	while (!atomic_load(&pool->stop_wanted) && !deaf)
-		deaf = listen_to_pipe(pool, -1) == -1;
+		deaf = listen_to_pipe(pool, SURE_MS) == -1;
 	evt_pool_request_stop_(pool);
 }
 
@@ -546,11 +561,11 @@ void evt_pool_drain_(struct evt_pool *pool)
 			evt_pool_end_deaf_(pool);
 			continue;
 		}
+		if (left == -1 || left > SURE_MS)
+			left = SURE_MS;
 		/* A boss that hears nothing looks again and again. */
-		if (deaf && (left == -1 || left > LOOK_MS))
-			left = LOOK_MS;
 		if (deaf)
-			poll(NULL, 0, left);
+			evt_pool_nap_(pool, left < LOOK_MS ? left : LOOK_MS);
 		else
 			deaf = listen_to_pipe(pool, left) == -1;
 	}

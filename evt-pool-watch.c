@@ -24,7 +24,9 @@ static void tick_again(struct evt_pool *pool)
 	ms = ms > 0 ? ms : 1;
 	delay.tv_sec = ms / 1000;
 	delay.tv_usec = (suseconds_t)(ms % 1000) * 1000;
-	event_add(pool->watch, &delay); /* its place in the heap is reserved */
+	/* Its place in the heap is reserved, unless listeners pause. */
+	if (event_add(pool->watch, &delay) == -1)
+		atomic_store(&pool->watching, false); /* the next turn asks */
 }
 
 static void look_at(struct evt_worker *worker, int64_t now_ms)

@@ -71,6 +71,13 @@ void evt_pool_set_grace_(struct evt_pool *pool, int ms)
 	pthread_mutex_unlock(&pool->lock);
 }
 
+void evt_pool_nap_(struct evt_pool *pool, int ms)
+{
+	pthread_mutex_lock(&pool->lock);
+	await_change(pool, evt_now_ms_() + ms);
+	pthread_mutex_unlock(&pool->lock);
+}
+
 unsigned evt_pool_news_(struct evt_pool *pool)
 {
 	unsigned news;
@@ -327,6 +334,8 @@ static void *boss_main(void *arg)
 {
 	struct evt_pool *pool = arg;
 
+	/* Who cannot wake it may cancel it before it is in its loop. */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
 	/* It is the last that is made: this start is not cancelled. */
 	if (pool->owned)
 		(void)evt_pool_await_start_(pool);
@@ -371,6 +380,10 @@ bool evt_pool_await_over_(struct evt_pool *pool)
 
 	pthread_mutex_lock(&pool->lock);
 	started = pool->start == EVT_START_GO;
+	/* A thread of the program's, in evt_pool_run, is not ended. */
+	if (started && pool->boss_joinable &&
+		atomic_exchange(&pool->unheard, false))
+		end_deaf_thread(&pool->boss);
 	while (started && pool->generation == 0) {
 		if (atomic_load(&pool->phase) == EVT_POOL_GONE &&
 			pool->boss_joinable)

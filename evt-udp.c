@@ -38,13 +38,11 @@ int evt_udp_await_room_(struct evt_udp_socket *sock, bool wanted)
 
 void evt_udp_pause_(struct evt_udp_socket *sock)
 {
-	const struct timeval delay = {.tv_usec = PAUSE_US};
-
-	if (sock->paused || !sock->resume)
+	if (sock->paused || !sock->resume ||
+		evt_timer_add_(sock->resume, PAUSE_US / 1000) == -1)
 		return;
 	evt_worker_drop_watch_(sock->worker, atomic_load(&sock->fd));
 	sock->paused = true;
-	event_add(sock->resume, &delay); /* its place is reserved */
 }
 
 static void go_on(struct evt_udp_socket *sock)

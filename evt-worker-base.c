@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #define BASE_FDS 3 /* what a base opens: epoll's, and a pair for signals */
@@ -72,6 +73,17 @@ struct event_base *evt_base_new_(void)
 		close(held[--nr_held]);
 	errno = error;
 	return base;
+}
+
+int evt_timer_add_(struct event *timer, int ms)
+{
+	const struct timeval delay = {.tv_usec = ms * 1000L};
+	const struct timespec time = {.tv_nsec = ms * 1000000L};
+
+	if (event_add(timer, &delay) == 0)
+		return 0;
+	nanosleep(&time, NULL);
+	return -1;
 }
 
 int evt_timer_reserve_(struct event *timer)

@@ -11,6 +11,16 @@
 #include "evt-net-internal.h"
 
 #include <stdlib.h>
+#include <sys/ioctl.h>
+
+size_t evt_worker_unread_(const struct evt_worker *worker)
+{
+	int bytes = 0;
+
+	if (ioctl(worker->pipe.read_fd, FIONREAD, &bytes) == -1)
+		return 0;
+	return (size_t)bytes;
+}
 
 static bool take_left(struct evt_worker *worker, struct evt_record *left)
 {
@@ -18,7 +28,9 @@ static bool take_left(struct evt_worker *worker, struct evt_record *left)
 
 	pthread_mutex_lock(&worker->pool->rescue_lock);
 	record = evt_batch_next_(&worker->batch);
-	if (!record && evt_pipe_take_(&worker->pipe, &worker->batch) == 1)
+	/* A rescuer must not wait for what comes next. */
+	if (!record && (!worker->blocks || evt_worker_unread_(worker) > 0) &&
+		evt_pipe_take_(&worker->pipe, &worker->batch) == 1)
 		record = evt_batch_next_(&worker->batch);
 	if (record)
 		*left = *record;
@@ -67,7 +79,8 @@ void evt_worker_lose_(void *arg)
 		worker->broken ? "its pipe was closed"
 			       : "a callback ended it, or its loop failed");
 	/* A rescuer reads until the pipe is empty. */
-	evt_net_set_nonblocking_(worker->pipe.read_fd, true);
+	worker->blocks = evt_net_set_nonblocking_(worker->pipe.read_fd, true) ==
+		-1;
 	/* With put_to. */
 	atomic_store(&worker->lost, true);
 	evt_worker_serving_(worker, -1);

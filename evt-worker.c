@@ -26,7 +26,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -77,8 +76,12 @@ static int control_watch(struct evt_worker *worker, int what, int fd,
 int evt_worker_add_watch_(struct evt_worker *worker, int fd,
 	struct evt_watch *watch, uint32_t events)
 {
-	if (control_watch(worker, EPOLL_CTL_ADD, fd, watch, events) == -1)
-		return -1;
+	if (control_watch(worker, EPOLL_CTL_ADD, fd, watch, events) == -1) {
+		/* It could not be dropped, and was counted all the time. */
+		if (errno != EEXIST)
+			return -1;
+		return control_watch(worker, EPOLL_CTL_MOD, fd, watch, events);
+	}
 	worker->nr_watches++;
 	return 0;
 }
@@ -148,7 +151,7 @@ static void begin_anew(
 	worker->poll_fd = -1;
 	worker->batch.fill = worker->batch.next = 0;
 	worker->at_stop = NULL;
-	worker->done = worker->broken = false;
+	worker->done = worker->broken = worker->blocks = false;
 	worker->reads_directly = worker->in_loop = worker->has_conns = false;
 	worker->nr_watches = 0;
 	worker->udp_sockets = NULL;
@@ -420,15 +423,6 @@ static void look_for_changes(struct evt_worker *worker)
 	if (worker->index == -1)
 		evt_watch_look_(pool);
 	pool->hooks->on_change(worker);
-}
-
-size_t evt_worker_unread_(const struct evt_worker *worker)
-{
-	int bytes = 0;
-
-	if (ioctl(worker->pipe.read_fd, FIONREAD, &bytes) == -1)
-		return 0;
-	return (size_t)bytes;
 }
 
 /* One read; false if it brought nothing. */

@@ -21,6 +21,7 @@
 
 #define TEST_SECONDS 60 /* after these a test counts as hanging */
 #define MAX_LINES    4096
+#define CALLER       __builtin_return_address(0)
 
 #ifdef COVERAGE
 
@@ -62,11 +63,14 @@ static bool is_unlucky(void)
 	return (number ^ number >> 13) % nr == 0;
 }
 
-static bool must_fail(void)
+bool (*allocation_hook)(const char *name, const void *address);
+
+static bool must_fail(const char *name, const void *address)
 {
 	int before;
 
-	if (is_unlucky()) {
+	if (is_unlucky() ||
+		(allocation_hook && allocation_hook(name, address))) {
 		errno = ENOMEM;
 		return true;
 	}
@@ -94,19 +98,20 @@ static void *count(void *memory)
 
 void *__wrap_malloc(size_t size)
 {
-	return must_fail() ? NULL : count(__real_malloc(size));
+	return must_fail("malloc", CALLER) ? NULL : count(__real_malloc(size));
 }
 
 void *__wrap_calloc(size_t nr, size_t size)
 {
-	return must_fail() ? NULL : count(__real_calloc(nr, size));
+	return must_fail("calloc", CALLER) ? NULL
+					   : count(__real_calloc(nr, size));
 }
 
 void *__wrap_realloc(void *old, size_t size)
 {
 	void *memory;
 
-	if (must_fail())
+	if (must_fail("realloc", CALLER))
 		return NULL;
 	memory = __real_realloc(old, size);
 	if (!old)

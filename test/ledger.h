@@ -62,6 +62,9 @@ bool fault_reached(void);
 /* Fails about one in nr, by chance; 0 ends it. */
 void fail_allocations_by_chance(unsigned int nr, unsigned int seed);
 
+/* NULL, or it is asked first whether this one, called from there, fails. */
+extern bool (*allocation_hook)(const char *name, const void *address);
+
 /* True once condition is, within 10 s (more under a tool); looks each ms. */
 #define WAIT_FOR(condition)                                             \
 	__extension__({                                                 \
