@@ -79,10 +79,11 @@ int evt_acceptor_open_(struct evt_acceptor *, const struct sockaddr *addr,
 int evt_acceptor_watch_(struct evt_acceptor *, struct evt_pool *,
 	void (*on_ready)(int fd, short what, void *arg), void *arg);
 
-/* The same on the calling thread, which is the worker's: 0, or -1 with errno
- * and no line. */
+/* The same on the calling thread, which is the worker's, or before it is: 0, or
+ * -1 with errno and no line. And back again. */
 int evt_acceptor_begin_(struct evt_acceptor *, struct evt_worker *,
 	void (*on_ready)(int fd, short what, void *arg), void *arg);
+void evt_acceptor_end_(struct evt_acceptor *);
 
 /* On its worker: no more, until it is resumed; why says the line for it, once
  * for an episode; with wait it goes on by itself after a while. */

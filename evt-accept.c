@@ -258,15 +258,20 @@ int evt_acceptor_begin_(struct evt_acceptor *acceptor,
 	return -1;
 }
 
-void evt_acceptor_unwatch_(struct evt_acceptor *acceptor)
+void evt_acceptor_end_(struct evt_acceptor *acceptor)
 {
-	int fd;
-
 	if (acceptor->resume) /* a forked child may have it open as well */
 		end_waiting(acceptor);
 	free_events(acceptor);
 	if (atomic_load(&acceptor->paused))
 		set_paused(acceptor, false);
+}
+
+void evt_acceptor_unwatch_(struct evt_acceptor *acceptor)
+{
+	int fd;
+
+	evt_acceptor_end_(acceptor);
 	if (acceptor->socktype != SOCK_STREAM)
 		return;
 	fd = atomic_exchange(&acceptor->fd, -1);

@@ -52,6 +52,10 @@ struct evt_listener {
 /* evt-listener-options.c: fills in the defaults: 0, or -1 with a line. */
 int evt_listener_fill_in_(struct evt_listen_options *, enum evt_url_kind);
 
+/* And what each of its connections is set up with: the same. */
+int evt_listener_fill_setup_(struct evt_listener *, const struct evt_handlers *,
+	size_t size, void *arg);
+
 /* evt-listener-open.c: opens every socket of url: 0, or -1 with a line. */
 int evt_listener_open_(
 	struct evt_listener *, const struct evt_url *, const char *text);
@@ -68,8 +72,12 @@ void evt_listener_free_udp_(struct evt_listener *);
 /* The only one there is. */
 struct evt_udp_socket *evt_listener_unix_udp_(struct evt_listener *);
 
-/* On the worker: begins or closes what is its own. */
-void evt_listener_look_at_udp_(struct evt_listener *, struct evt_worker *);
+/* On the worker: begins or closes what is its own; 0. */
+int evt_listener_look_at_udp_(struct evt_listener *, struct evt_worker *);
+
+/* Before the worker's thread is: 0, or -1 and no line; and back again. */
+int evt_listener_begin_udp_(struct evt_listener *, struct evt_worker *);
+int evt_listener_end_udp_(struct evt_listener *, struct evt_worker *);
 
 /* As evt_udp_close_. */
 void evt_listener_close_udp_(struct evt_listener *, int index, bool last);

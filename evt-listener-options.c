@@ -123,3 +123,19 @@ int evt_listener_fill_in_(
 		options->unix_mode = 0600;
 	return 0;
 }
+
+int evt_listener_fill_setup_(struct evt_listener *listener,
+	const struct evt_handlers *handlers, size_t size, void *arg)
+{
+	const struct evt_listen_options *options = &listener->options;
+	const struct evt_limits limits = {.call = "evt_listen",
+		.first_byte_ms = options->first_byte_ms,
+		.idle_ms = options->idle_ms,
+		.lifetime_ms = options->lifetime_ms,
+		.max_input = options->max_input,
+		.high_mark = options->high_mark,
+		.low_mark = options->low_mark,
+		.max_output = options->max_output};
+
+	return evt_setup_init_(&listener->setup, &limits, handlers, size, arg);
+}

@@ -127,8 +127,27 @@ void evt_listener_close_udp_(
 	evt_udp_close_(sock, last);
 }
 
+int evt_listener_begin_udp_(
+	struct evt_listener *listener, struct evt_worker *worker)
+{
+	struct evt_udp_socket *sock = listener->udp[worker->index];
+
+	if (!sock || atomic_load(&listener->is_closing))
+		return 0;
+	return evt_udp_begin_(sock);
+}
+
+int evt_listener_end_udp_(
+	struct evt_listener *listener, struct evt_worker *worker)
+{
+	if (listener->udp[worker->index])
+		evt_udp_stop_waiting_(listener->udp[worker->index]);
+	return 0;
+}
+
 /* Without memory to watch it nobody must send there. */
-static void begin(struct evt_listener *listener, struct evt_udp_socket *sock)
+static void begin_or_close(
+	struct evt_listener *listener, struct evt_udp_socket *sock)
 {
 	int error;
 
@@ -140,18 +159,19 @@ static void begin(struct evt_listener *listener, struct evt_udp_socket *sock)
 	on_broken(&listener->udp_setup, error);
 }
 
-void evt_listener_look_at_udp_(
+int evt_listener_look_at_udp_(
 	struct evt_listener *listener, struct evt_worker *worker)
 {
 	struct evt_udp_socket *sock = listener->udp[worker->index];
 
 	if (!sock || atomic_load(&sock->fd) == -1)
-		return;
+		return 0;
 	if (evt_pool_phase_(listener->pool) >= EVT_POOL_STOPPING ||
 		atomic_load(&listener->is_closing))
 		evt_listener_close_udp_(listener, worker->index, true);
 	else if (!sock->resume)
-		begin(listener, sock);
+		begin_or_close(listener, sock);
+	return 0;
 }
 
 /* evt-listener.h */

@@ -283,19 +283,25 @@ static void close_socket(
 	evt_acceptor_unwatch_(acceptor);
 }
 
-/* Without memory to watch it nobody must wait there. */
-static void begin(struct evt_listener *listener, struct evt_acceptor *acceptor,
+static int begin(struct evt_listener *listener, struct evt_acceptor *acceptor,
 	struct evt_worker *worker)
+{
+	acceptor->owner = listener;
+	acceptor->on_retry = on_retry;
+	return evt_acceptor_begin_(acceptor, worker, on_ready, acceptor);
+}
+
+/* Without memory to watch it nobody must wait there. */
+static void begin_or_close(struct evt_listener *listener,
+	struct evt_acceptor *acceptor, struct evt_worker *worker)
 {
 	int error;
 
-	acceptor->owner = listener;
-	acceptor->on_retry = on_retry;
-	if (evt_acceptor_begin_(acceptor, worker, on_ready, acceptor) == 0)
+	if (begin(listener, acceptor, worker) == 0)
 		return;
-	acceptor->broken = true;
-	evt_fault_(errno, "listening on %s", acceptor->where);
 	error = errno;
+	evt_fault_(error, "listening on %s", acceptor->where);
+	acceptor->broken = true;
 	close_socket(listener, acceptor);
 	report_error(listener, error);
 }
@@ -316,8 +322,8 @@ static void drop_held(struct evt_listener *listener)
 	}
 }
 
-static void look_at(struct evt_listener *listener,
-	struct evt_acceptor *acceptor, struct evt_worker *worker)
+static int look_at(struct evt_listener *listener, struct evt_acceptor *acceptor,
+	struct evt_worker *worker)
 {
 	/* Of the workers a lost one does not come here. */
 	bool stopping = evt_pool_phase_(listener->pool) >= EVT_POOL_STOPPING ||
@@ -326,38 +332,41 @@ static void look_at(struct evt_listener *listener,
 	if (stopping || atomic_load(&listener->is_closing))
 		close_socket(listener, acceptor);
 	else if (!acceptor->worker)
-		begin(listener, acceptor, worker);
+		begin_or_close(listener, acceptor, worker);
 	else if (!acceptor->broken)
 		resume(listener, acceptor);
 	if (worker->index != -1)
-		return;
+		return 0;
 	flush(listener);
 	if (stopping)
 		drop_held(listener);
+	return 0;
 }
 
-/* The sockets of all listeners that are this thread's; those of datagrams are
- * the workers' alone. */
-static void each_socket(struct evt_worker *worker,
-	void (*fn)(struct evt_listener *, struct evt_acceptor *,
+/* The sockets of all listeners that are this thread's, until one gives -1;
+ * those of datagrams are the workers' alone. */
+static int each_socket(struct evt_worker *worker,
+	int (*fn)(struct evt_listener *, struct evt_acceptor *,
 		struct evt_worker *),
-	void (*udp_fn)(struct evt_listener *, struct evt_worker *))
+	int (*udp_fn)(struct evt_listener *, struct evt_worker *))
 {
 	struct evt_listener *listener = first_of(worker->pool);
+	int result = 0;
 
-	for (; listener; listener = listener->next) {
+	for (; listener && result == 0; listener = listener->next) {
 		bool shared = !listener->options.reuseport;
 
-		if (listener->udp) {
-			if (worker->index != -1)
-				udp_fn(listener, worker);
+		if (listener->udp && worker->index != -1)
+			result = udp_fn(listener, worker);
+		if (listener->udp)
 			continue;
-		}
 		if (shared && worker->index == -1)
-			fn(listener, &listener->sockets[0], worker);
+			result = fn(listener, &listener->sockets[0], worker);
 		else if (!shared && worker->index != -1)
-			fn(listener, &listener->sockets[worker->index], worker);
+			result = fn(listener, &listener->sockets[worker->index],
+				worker);
 	}
+	return result;
 }
 
 static void on_change(struct evt_worker *worker)
@@ -398,28 +407,61 @@ static void drop(struct evt_pool *pool, const struct evt_record *record)
 	evt_pool_nudge_(pool);
 }
 
-static int init(struct evt_worker *worker)
-{
-	return worker->index == -1 ? 0 : evt_home_init_(worker);
-}
-
-static void close_lost(struct evt_listener *listener,
+/* Before the threads are: a pool that starts listens. Whoever comes already
+ * waits until they look. */
+static int begin_early(struct evt_listener *listener,
 	struct evt_acceptor *acceptor, struct evt_worker *worker)
 {
-	(void)worker;
-	close_socket(listener, acceptor);
+	if (atomic_load(&listener->is_closing))
+		return 0;
+	return begin(listener, acceptor, worker);
 }
 
-static void close_lost_udp(
-	struct evt_listener *listener, struct evt_worker *worker)
+/* The start has failed: the next one begins again. Of a run that is over
+ * nothing is left. */
+static int end_early(struct evt_listener *listener,
+	struct evt_acceptor *acceptor, struct evt_worker *worker)
 {
-	evt_listener_close_udp_(listener, worker->index, false);
+	(void)listener, (void)worker;
+	evt_acceptor_end_(acceptor);
+	acceptor->worker = NULL;
+	return 0;
 }
 
 static void release(struct evt_worker *worker)
 {
+	each_socket(worker, end_early, evt_listener_end_udp_);
 	evt_home_release_(worker);
 	evt_udp_forget_senders_(worker);
+}
+
+static int init(struct evt_worker *worker)
+{
+	int error;
+
+	if (worker->index != -1 && evt_home_init_(worker) == -1)
+		return -1;
+	if (each_socket(worker, begin_early, evt_listener_begin_udp_) == 0)
+		return 0;
+	error = errno;
+	release(worker);
+	errno = error;
+	return -1;
+}
+
+static int close_lost(struct evt_listener *listener,
+	struct evt_acceptor *acceptor, struct evt_worker *worker)
+{
+	(void)worker;
+	close_socket(listener, acceptor);
+	return 0;
+}
+
+static int close_lost_udp(
+	struct evt_listener *listener, struct evt_worker *worker)
+{
+	evt_listener_close_udp_(listener, worker->index, false);
+	return 0;
 }
 
 static void lose(struct evt_worker *worker)
@@ -463,22 +505,6 @@ const struct evt_pool_hooks evt_pool_hooks_ = {
 };
 
 /* evt_listen */
-
-static int fill_setup(struct evt_listener *listener,
-	const struct evt_handlers *handlers, size_t size, void *arg)
-{
-	const struct evt_listen_options *options = &listener->options;
-	const struct evt_limits limits = {.call = "evt_listen",
-		.first_byte_ms = options->first_byte_ms,
-		.idle_ms = options->idle_ms,
-		.lifetime_ms = options->lifetime_ms,
-		.max_input = options->max_input,
-		.high_mark = options->high_mark,
-		.low_mark = options->low_mark,
-		.max_output = options->max_output};
-
-	return evt_setup_init_(&listener->setup, &limits, handlers, size, arg);
-}
 
 static struct evt_listener *new_listener(struct evt_pool *pool,
 	const struct evt_listen_options *options, bool accepts)
@@ -584,7 +610,8 @@ static struct evt_listener *listen_on(struct evt_pool *pool, const char *text,
 		evt_fail_(ENOMEM, "evt_listen");
 		return NULL;
 	}
-	if (fill_setup(listener, handlers, handlers_size, arg) == -1)
+	if (evt_listener_fill_setup_(listener, handlers, handlers_size, arg) ==
+		-1)
 		goto failed;
 	if (!accepts &&
 		evt_listener_make_udp_(listener, url.kind == EVT_URL_UNIXGRAM))

@@ -116,7 +116,7 @@ struct evt_pool *evt_pool_new_sized(
 int evt_pool_run(struct evt_pool *pool);
 
 /* The same on a thread of the library's own; signals are left alone. 0: it
- * serves. */
+ * serves, and what was listened on before is. */
 int evt_pool_start(struct evt_pool *pool);
 
 /* Waits until a pool that was run or started has stopped: 0. EDEADLK on one of

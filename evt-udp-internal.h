@@ -147,9 +147,10 @@ int evt_udp_steer_(const struct evt_udp_socket *, int nr, int offset, int len);
 
 /* evt-udp.c */
 
-/* On its worker: from now on what comes is handed over. 0, or -1 and no line:
- * no memory to wait for it. */
+/* On its worker, or before its thread is: from now on what comes is handed
+ * over. 0, or -1 and no line: no memory to wait for it. */
 int evt_udp_begin_(struct evt_udp_socket *);
+void evt_udp_stop_waiting_(struct evt_udp_socket *);
 
 /* On its worker, in a turn: with last, hands over what has come before. */
 void evt_udp_close_(struct evt_udp_socket *, bool last);

@@ -108,7 +108,7 @@ int evt_udp_begin_(struct evt_udp_socket *sock)
 	return 0;
 }
 
-static void end_waiting(struct evt_udp_socket *sock)
+void evt_udp_stop_waiting_(struct evt_udp_socket *sock)
 {
 	struct evt_udp_socket **link = &sock->worker->udp_sockets;
 
@@ -171,7 +171,7 @@ void evt_udp_close_(struct evt_udp_socket *sock, bool last)
 		evt_udp_count_dropped_(sock);
 	}
 	/* Or it has failed just now. */
-	end_waiting(sock);
+	evt_udp_stop_waiting_(sock);
 	evt_udp_drop_unsent_(sock);
 	evt_udp_forget_ours_(sock);
 	evt_udp_shut_(sock);

@@ -145,16 +145,50 @@ static enum outcome start_only(void)
 	return evt_pool_start(server.pool) == 0 ? SERVED : REFUSED;
 }
 
-/* K01 K02 */
+static void expect_it_listens(enum outcome outcome)
+{
+	int i;
+
+	if (outcome == REFUSED)
+		run_pool();
+	for (i = 0; i < 5; i++)
+		EXPECT(serves(server.port));
+}
+
+/* K01 K02: it is started whole or not at all, its listeners too. */
 static void starting_survives_each_allocation(void **state)
 {
 	static const struct scenario scenario = {.prepare = prepare_listener,
 		.attempt = start_only,
-		.confirm = start_again};
+		.confirm = expect_it_listens};
 
 	(void)state;
 	listen_options = (struct evt_listen_options){0};
 	assert_true(torture(&scenario) > 10);
+	listen_options.reuseport = 1;
+	assert_true(torture(&scenario) > 10);
+}
+
+/* Whatever fails from then on: nobody has to look for a listener that ended
+ * before it began. */
+static void what_has_started_listens(void **state)
+{
+	int n;
+
+	(void)state;
+	listen_options = (struct evt_listen_options){0};
+	for (; listen_options.reuseport < 2; listen_options.reuseport++) {
+		prepare_listener();
+		n = 0;
+		do
+			fail_allocation(++n, true);
+		while (evt_pool_start(server.pool) == -1 && n < 400);
+		assert_in_range(n, 10, 399);
+		assert_int_equal(dial_and_ask(), ENDED);
+		fail_allocation(0, false);
+		assert_true(serves(server.port));
+		assert_false(log_has("listening on"));
+	}
 }
 
 /* K01 K02 */
@@ -398,6 +432,7 @@ int main(void)
 		SERVER_TEST(a_new_pool_survives_each_allocation),
 		SERVER_TEST(listening_survives_each_allocation),
 		SERVER_TEST(starting_survives_each_allocation),
+		SERVER_TEST(what_has_started_listens),
 		SERVER_TEST(the_first_client_survives_each_allocation),
 		SERVER_TEST(listening_in_the_run_survives_each_allocation),
 		SERVER_TEST(sending_survives_each_allocation),

@@ -262,23 +262,6 @@ static int live_on(void)
 	return live_once();
 }
 
-/* A client is answered; or there was no memory for listening, which is told
- * on another thread, after the start. */
-static bool answers_or_says_why(void)
-{
-	int fd = connect_to(pool_port);
-	char byte;
-	bool good;
-
-	if (fd != -1)
-		send_all(fd, "a", 1);
-	good = WAIT_FOR(log_has("listening on") ||
-		recv(fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK) == 1);
-	if (fd != -1)
-		close(fd);
-	return good;
-}
-
 static bool survive_allocation(int n, bool from_then_on)
 {
 	struct balance before = balance_now();
@@ -298,9 +281,8 @@ static bool survive_allocation(int n, bool from_then_on)
 		EXPECT(n, reached && log_lines(EVT_LOG_WARN) == 1);
 		EXPECT(n, live_on() == 0);
 	}
-	/* A fault may come on the threads, a moment later. */
 	fail_allocation(0, false);
-	EXPECT(n, from_then_on || result == -1 || answers_or_says_why());
+	EXPECT(n, answers(pool_port)); /* what starts listens */
 	free_pool();
 	EXPECT(n, is_even(before));
 	return reached;
