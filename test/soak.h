@@ -9,7 +9,6 @@
 #include "ledger.h"
 #include "../evt-listener.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 
 #define ONE_IN 100 /* calls of the server that may fail, fails */
@@ -23,11 +22,7 @@ struct cycle {
 	bool stopped_cleanly; /* evt_pool_wait gave 0 */
 };
 
-#define SOAK_WORKERS 2
-
 struct board {
-	/* How long each worker has waited for a CPU so far, in us. */
-	atomic_ulong waited[SOAK_WORKERS];
 	atomic_int port;  /* 0: nobody listens */
 	atomic_bool over; /* the server shall not start again */
 	atomic_int ended; /* cycles; the server waits until it is noted: */
@@ -35,17 +30,18 @@ struct board {
 	struct cycle last;
 	atomic_ulong faults;       /* calls made to fail, but for allocations */
 	atomic_ulong failed_makes; /* pools that could not be made */
-	/* The clients: */
+	atomic_ulong errors;       /* listeners that have ended, by on_error */
+	/* The clients, and what became of each: */
 	atomic_ulong connects;
+	atomic_ulong kept;    /* answered to the end */
+	atomic_ulong cut;     /* ended by the server, a fault or a stop */
+	atomic_ulong resets;  /* by the client itself */
+	atomic_ulong stuck;   /* neither an answer nor an end in 10 s */
 	atomic_ulong refused; /* connect(2) failed: between two cycles */
 	atomic_ulong echoes;
-	atomic_ulong cut;   /* ended by the server, a fault or a stop */
-	atomic_ulong kept;  /* answered to the end */
-	atomic_ulong stuck; /* neither an answer nor an end in 10 s */
 	atomic_ulong wrong; /* other bytes than were sent */
 	/* In this second, in us: */
 	atomic_ulong worst_echo;
-	atomic_ulong worst_net;   /* ... without the waits for a CPU, below */
 	atomic_ulong worst_first; /* from connect to the first answer */
 	atomic_ulong worst_bare;  /* an echo between two of our own threads */
 };
@@ -54,24 +50,5 @@ static struct board *board;
 
 #define NOTE(what) \
 	atomic_fetch_add_explicit(&board->what, 1, memory_order_relaxed)
-
-/* How long this thread could have run, and no CPU was free, in us so far; of
- * the file that open_waits gave. */
-static inline unsigned long read_waits(int fd)
-{
-	unsigned long long ran = 0;
-	unsigned long long waited = 0;
-	char line[64];
-	ssize_t len = pread(fd, line, sizeof(line) - 1, 0);
-
-	line[len > 0 ? len : 0] = '\0';
-	(void)sscanf(line, "%llu %llu", &ran, &waited);
-	return (unsigned long)(waited / 1000);
-}
-
-static inline int open_waits(void)
-{
-	return open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
-}
 
 #endif /* SOAK_H */

@@ -29,53 +29,13 @@ static int64_t now_us(void)
 	return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-static void note_most(atomic_ulong *worst, unsigned long us)
+static void note_worst(atomic_ulong *worst, int64_t since)
 {
+	unsigned long us = (unsigned long)(now_us() - since);
 	unsigned long before = atomic_load(worst);
 
 	while (us > before && !atomic_compare_exchange_weak(worst, &before, us))
 		;
-}
-
-static void note_worst(atomic_ulong *worst, int64_t since)
-{
-	note_most(worst, (unsigned long)(now_us() - since));
-}
-
-/* What the machine kept waiting: this client, and the worker that was kept
- * longer. */
-static _Thread_local int waits_file = -1;
-
-struct waits {
-	unsigned long client;
-	unsigned long workers[SOAK_WORKERS];
-};
-
-static struct waits waits_now(void)
-{
-	struct waits it;
-	int i;
-
-	if (waits_file == -1)
-		waits_file = open_waits();
-	it.client = read_waits(waits_file);
-	for (i = 0; i < SOAK_WORKERS; i++)
-		it.workers[i] = atomic_load(&board->waited[i]);
-	return it;
-}
-
-static void note_net(struct waits before, int64_t since)
-{
-	unsigned long us = (unsigned long)(now_us() - since);
-	struct waits now = waits_now();
-	unsigned long most = 0;
-	int i;
-
-	for (i = 0; i < SOAK_WORKERS; i++)
-		if (now.workers[i] > before.workers[i] + most)
-			most = now.workers[i] - before.workers[i];
-	most += now.client - before.client;
-	note_most(&board->worst_net, us > most ? us - most : 0);
 }
 
 /* -1 while nobody listens. */
@@ -94,24 +54,39 @@ static int dial(void)
 	return -1;
 }
 
-/* Reads up to len bytes of text from at on: how many came, the end and a reset
- * included. */
+/* This client's last wait was in vain. */
+static _Thread_local bool in_vain;
+
+/* Its end: one of them for each that has connected. */
+static void hang_up(int fd, bool answered)
+{
+	if (answered)
+		NOTE(kept);
+	else if (in_vain)
+		NOTE(stuck);
+	else
+		NOTE(cut);
+	close(fd);
+}
+
+/* Reads up to len bytes of text from at on: how many came before the end or a
+ * reset. */
 static size_t hear(int fd, size_t at, size_t len)
 {
 	char bytes[4096];
 	size_t heard = 0;
 	ssize_t got;
 
+	in_vain = false;
+
 	while (heard < len) {
 		size_t most = len - heard;
 
 		got = recv(fd, bytes,
 			most < sizeof(bytes) ? most : sizeof(bytes), 0);
-		if (got <= 0) {
-			if (got == -1 && errno == EAGAIN)
-				NOTE(stuck);
+		in_vain = got == -1 && errno == EAGAIN;
+		if (got <= 0)
 			return heard;
-		}
 		if (memcmp(bytes, text + at + heard, (size_t)got) != 0)
 			NOTE(wrong);
 		heard += (size_t)got;
@@ -124,6 +99,7 @@ static bool ask(int fd)
 {
 	size_t at = draw(LONG_TEXT - MESSAGE);
 
+	in_vain = false;
 	if (!send_all(fd, text + at, MESSAGE) ||
 		hear(fd, at, MESSAGE) != MESSAGE)
 		return false;
@@ -137,13 +113,10 @@ static bool ask_often(int fd, int64_t since, unsigned int times)
 		return false;
 	note_worst(&board->worst_first, since);
 	while (times-- > 0 && !atomic_load(&clients_over)) {
-		struct waits before = waits_now();
-
 		since = now_us();
 		if (!ask(fd))
 			return false;
 		note_worst(&board->worst_echo, since);
-		note_net(before, since);
 	}
 	return true;
 }
@@ -153,13 +126,9 @@ static void echo_client(void)
 	int64_t since = now_us();
 	int fd = dial();
 
-	if (fd == -1)
-		return;
-	if (ask_often(fd, since, draw(4) ? draw(3) : draw(200)))
-		NOTE(kept);
-	else
-		NOTE(cut);
-	close(fd);
+	if (fd != -1)
+		hang_up(fd,
+			ask_often(fd, since, draw(4) ? draw(3) : draw(200)));
 }
 
 static void reset_client(void)
@@ -168,11 +137,11 @@ static void reset_client(void)
 
 	if (fd == -1)
 		return;
-	if (draw(3) > 0)
-		(void)send_all(fd, text, 1 + draw(LONG_TEXT));
-	if (draw(2) == 0)
+	if (draw(3) > 0 && send_all(fd, text, 1 + draw(LONG_TEXT)) &&
+		draw(2) == 0)
 		(void)hear(fd, 0, 1);
 	close_with_reset(fd);
+	NOTE(resets);
 }
 
 static void half_close_client(void)
@@ -182,12 +151,10 @@ static void half_close_client(void)
 
 	if (fd == -1)
 		return;
-	if (send_all(fd, text, len) && shutdown(fd, SHUT_WR) == 0 &&
-		hear(fd, 0, len) == len && at_end(fd))
-		NOTE(kept);
-	else
-		NOTE(cut);
-	close(fd);
+	in_vain = false;
+	hang_up(fd,
+		send_all(fd, text, len) && shutdown(fd, SHUT_WR) == 0 &&
+			hear(fd, 0, len) == len && at_end(fd));
 }
 
 /* Many that only wait, until the server has enough of each. */
@@ -200,11 +167,8 @@ static void silent_clients(void)
 	while (nr < NR_SILENT && (them[nr].fd = dial()) != -1)
 		them[nr++].events = POLLIN;
 	for (i = 0; i < nr; i++) {
-		if (at_end(them[i].fd))
-			NOTE(cut);
-		else
-			NOTE(stuck);
-		close(them[i].fd);
+		in_vain = !at_end(them[i].fd);
+		hang_up(them[i].fd, false);
 	}
 }
 
@@ -225,10 +189,9 @@ static void slow_clients(void)
 				(send_all(fds[i], text + at, 1) &&
 					hear(fds[i], at, 1) == 1))
 				continue;
-			close(fds[i]);
+			hang_up(fds[i], false);
 			fds[i] = -1;
 			alive--;
-			NOTE(cut);
 		}
 		at = (at + 1) % LONG_TEXT;
 	}
@@ -257,8 +220,6 @@ static void *kind_main(void *arg)
 
 	while (!atomic_load(&clients_over))
 		kind->act();
-	if (waits_file != -1)
-		close(waits_file);
 	return NULL;
 }
 

@@ -80,22 +80,6 @@ static void set_faults(bool on)
 
 /* The pool */
 
-static _Thread_local int waits_fd;
-
-static void soak_begin(struct evt_worker *worker, void *arg)
-{
-	(void)arg;
-	waits_fd = open_waits();
-	atomic_store(
-		&board->waited[evt_worker_index(worker)], read_waits(waits_fd));
-}
-
-static void soak_end(struct evt_worker *worker, void *arg)
-{
-	(void)worker, (void)arg;
-	close(waits_fd);
-}
-
 static void soak_open(struct evt_conn *conn, void *arg)
 {
 	(void)conn, (void)arg;
@@ -107,8 +91,6 @@ static size_t soak_data(
 {
 	(void)arg;
 	(void)evt_conn_write(conn, data, len);
-	atomic_store(&board->waited[evt_worker_index(evt_worker_self())],
-		read_waits(waits_fd));
 	return len;
 }
 
@@ -116,6 +98,12 @@ static void soak_close(struct evt_conn *conn, enum evt_reason reason, void *arg)
 {
 	(void)conn, (void)reason, (void)arg;
 	atomic_fetch_add(&closed, 1);
+}
+
+static void soak_error(struct evt_listener *listener, int error, void *arg)
+{
+	(void)listener, (void)error, (void)arg;
+	NOTE(errors);
 }
 
 static void no_line(int level, const char *line, void *arg)
@@ -126,15 +114,15 @@ static void no_line(int level, const char *line, void *arg)
 /* NULL when a fault was in the way. */
 static struct evt_pool *try_to_serve(void)
 {
-	static const struct evt_pool_options options = {.workers = SOAK_WORKERS,
-		.grace_ms = 500,
-		.on_worker_start = soak_begin,
-		.on_worker_stop = soak_end};
+	static const struct evt_pool_options options = {
+		.workers = 2, .grace_ms = 500};
 	static const struct evt_handlers handlers = {.on_open = soak_open,
 		.on_data = soak_data,
 		.on_close = soak_close};
-	static const struct evt_listen_options how = {
-		.first_byte_ms = 1000, .idle_ms = 2000, .lifetime_ms = 4000};
+	static const struct evt_listen_options how = {.first_byte_ms = 1000,
+		.idle_ms = 2000,
+		.lifetime_ms = 4000,
+		.on_error = soak_error};
 	struct evt_pool *pool = evt_pool_new(&options);
 	struct evt_listener *listener = pool
 		? evt_listen(pool, "tcp://127.0.0.1:0", &handlers, &how, NULL)
