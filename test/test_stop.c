@@ -507,6 +507,40 @@ static void stop_needs_no_room_in_the_listeners_pipe(void **state)
 	close(client);
 }
 
+static atomic_int late; /* what it was told of its last client */
+
+static void dispatch_late(sockfd_t fd, short evt, void *arg)
+{
+	sockfd_t conn = evt_tcp(fd, NULL);
+
+	wait_at_gate();
+	atomic_store(&late, evt_thread_dispatch(conn, evt, arg));
+}
+
+/* D06: without workers yet, the client that it has in hand is its last; nobody
+ * else brings one. */
+static void while_it_stops_only_its_listener_may_still_dispatch(void **state)
+{
+	pthread_t stopper;
+	int client;
+
+	(void)state;
+	atomic_store(&late, -1);
+	client = connect_to(serve(dispatch_late, NULL, 0));
+	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1));
+	/* Not stop_elsewhere, which asks for workers, none. */
+	assert_int_equal(pthread_create(&stopper, NULL, stop_main, NULL), 0);
+	assert_true(WAIT_FOR(
+		evt_server_start(on_client, NULL) == -1 && errno == ECANCELED));
+	assert_int_equal(evt_thread_dispatch(NO_FD, EV_READ, NULL), -1);
+	assert_int_equal(errno, ECANCELED);
+	open_gate();
+	pthread_join(stopper, NULL);
+	assert_int_equal(atomic_load(&late), 0);
+	assert_true(at_end(client));
+	close(client);
+}
+
 /* D13 */
 static void stop_allocates_nothing(void **state)
 {
@@ -592,6 +626,8 @@ int main(void)
 		LEDGER_TEST(stop_needs_no_room_in_a_workers_pipe),
 		LEDGER_TEST(stop_needs_neither_room_nor_memory),
 		LEDGER_TEST(stop_needs_no_room_in_the_listeners_pipe),
+		LEDGER_TEST(
+			while_it_stops_only_its_listener_may_still_dispatch),
 		LEDGER_TEST(stop_allocates_nothing),
 		LEDGER_TEST(stop_with_kept_connections_allocates_nothing),
 		LEDGER_TEST(a_clients_socket_of_the_programs_is_not_cut),
