@@ -2,7 +2,7 @@
  * test_listen_limits.c: what a listener does when something runs out: the
  * connections that it may have, those of one source, and descriptors.
  */
-/* wrap: accept4 */
+/* wrap: accept4 write */
 #include "inject.h"
 #include "listen_rig.h"
 #include "../evt-listener-internal.h"
@@ -20,6 +20,18 @@ int __real_accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags);
 static struct inject on_accept4;
 static atomic_int accepted;     /* the last */
 static atomic_bool hold_eagain; /* an accept in vain waits at the gate */
+
+ssize_t __real_write(int fd, const void *bytes, size_t len);
+
+static struct inject on_wake; /* of the boss */
+
+ssize_t __wrap_write(int fd, const void *bytes, size_t len)
+{
+	if (server.pool && fd == atomic_load(&server.pool->wake_fd) &&
+		injected(&on_wake))
+		return -1;
+	return __real_write(fd, bytes, len);
+}
 
 int __wrap_accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
@@ -123,6 +135,28 @@ static void a_listener_has_its_own_limit(void **state)
 	assert_int_equal(nr_opened(), 4);
 	hang_up(clients[1], 4);
 	hang_up(clients[0], 4);
+	end_server();
+}
+
+/* B08: of two places that became free the boss has heard of one. */
+static void a_boss_that_could_not_be_woken_hears_of_the_next_place(void **state)
+{
+	const struct evt_listen_options two = {.max_conns = 2};
+	int clients[3];
+
+	(void)state;
+	start_echo(&two, 2);
+	dial_all(clients, 3);
+	assert_true(WAIT_FOR(nr_opened() == 2));
+	assert_true(WAIT_FOR(atomic_load(&server.pool->nr_paused) == 1));
+	inject(&on_wake, EIO, 0, FOR_EVER);
+	close(clients[0]);
+	assert_true(WAIT_FOR(log_has("the listener cannot be woken")));
+	assert_true(WAIT_FOR(nr_closed() == 1));
+	end_injection(&on_wake);
+	close(clients[1]);
+	assert_true(echoes(clients[2]));
+	close(clients[2]);
 	end_server();
 }
 
@@ -634,6 +668,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		SERVER_TEST(above_the_limit_clients_wait_their_turn),
 		SERVER_TEST(a_listener_has_its_own_limit),
+		SERVER_TEST(
+			a_boss_that_could_not_be_woken_hears_of_the_next_place),
 		SERVER_TEST(with_refuse_who_is_above_the_limit_is_closed),
 		SERVER_TEST(a_place_that_is_given_back_is_taken_at_once),
 		SERVER_TEST(the_limit_of_a_group_is_exact),

@@ -3,11 +3,13 @@
  * descriptors or memory: it is started whole or not at all, and the next
  * attempt works.
  */
-/* wrap: pthread_create pipe2 eventfd timerfd_create epoll_create1 epoll_ctl */
+/* wrap: pthread_create pipe2 eventfd timerfd_create epoll_create1 epoll_ctl poll */
+#include "../evt-pool-internal.h"
 #include "pool_rig.h"
 #include "inject.h"
 #include "../evt-log-internal.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
@@ -20,6 +22,7 @@ int __real_eventfd(unsigned value, int flags);
 int __real_timerfd_create(int clock, int flags);
 int __real_epoll_create1(int flags);
 int __real_epoll_ctl(int poll_fd, int what, int fd, struct epoll_event *event);
+int __real_poll(struct pollfd *fds, nfds_t nr, int timeout);
 
 static struct inject on_thread = {.name = "pthread_create"};
 static struct inject on_pipe2 = {.name = "pipe2"};
@@ -27,6 +30,7 @@ static struct inject on_eventfd = {.name = "eventfd"};
 static struct inject on_timerfd = {.name = "timerfd_create"};
 static struct inject on_epoll = {.name = "epoll_create1"};
 static struct inject on_watch = {.name = "epoll_ctl"};
+static struct inject on_poll = {.name = "poll"};
 
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 	void *(*main)(void *), void *arg)
@@ -61,6 +65,15 @@ int __wrap_epoll_ctl(int poll_fd, int what, int fd, struct epoll_event *event)
 {
 	return injected(&on_watch) ? -1
 				   : __real_epoll_ctl(poll_fd, what, fd, event);
+}
+
+/* Of the boss that waits for the end. */
+int __wrap_poll(struct pollfd *fds, nfds_t nr, int timeout)
+{
+	if (pool && nr == 1 && fds[0].fd == pool->boss.pipe.read_fd &&
+		injected(&on_poll))
+		return -1;
+	return __real_poll(fds, nr, timeout);
 }
 
 /* What is open and runs, before and after. */
@@ -213,6 +226,22 @@ static void each_timer_may_fail_and_the_next_start_works(void **state)
 	}
 }
 
+/* poll(2) gives ENOMEM: it looks again a little later. */
+static void a_stop_that_has_no_memory_to_wait_waits_all_the_same(void **state)
+{
+	(void)state;
+	make_pool(NULL, NULL, NULL);
+	assert_int_equal(evt_pool_start(pool), 0);
+	hold_worker(0);
+	inject(&on_poll, ENOMEM, 0, 3);
+	evt_pool_stop(pool);
+	assert_true(WAIT_FOR(atomic_load(&on_poll.times) == 0));
+	assert_int_equal(atomic_load(&pool->phase), EVT_POOL_STOPPING);
+	open_gate();
+	assert_int_equal(evt_pool_wait(pool), 0);
+	free_pool();
+}
+
 /* A stop that was asked for meanwhile is not lost with the attempt. */
 static void a_stop_survives_a_start_that_failed(void **state)
 {
@@ -351,6 +380,8 @@ int main(void)
 		LEDGER_TEST(each_base_may_fail_and_the_next_start_works),
 		LEDGER_TEST(each_watch_may_fail_and_the_next_start_works),
 		LEDGER_TEST(each_timer_may_fail_and_the_next_start_works),
+		LEDGER_TEST(
+			a_stop_that_has_no_memory_to_wait_waits_all_the_same),
 		LEDGER_TEST(a_stop_survives_a_start_that_failed),
 		LEDGER_TEST(a_pool_may_be_freed_after_a_start_that_failed),
 		LEDGER_TEST(

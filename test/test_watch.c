@@ -2,9 +2,24 @@
  * test_watch.c: workers of a pool of evt_pool_new that hang in a callback: it
  * is told and counted, they get no new connections, and a stop works.
  */
+/* wrap: event_add */
+#include "../evt-pool-internal.h"
 #include "pool_rig.h"
+#include "inject.h"
 
+#include <event2/event.h>
 #include <sys/resource.h>
+
+int __real_event_add(struct event *event, const struct timeval *timeout);
+
+static struct inject on_tick; /* the boss's timer is to tick */
+
+int __wrap_event_add(struct event *event, const struct timeval *timeout)
+{
+	if (pool && event == pool->watch && injected(&on_tick))
+		return -1;
+	return __real_event_add(event, timeout);
+}
 
 static const struct evt_pool_options watched = {
 	.workers = WORKERS, .stall_ms = 20};
@@ -44,6 +59,22 @@ static void a_stall_is_told_and_counted_once(void **state)
 	assert_int_equal(log_lines(EVT_LOG_WARN), 1);
 	assert_true(
 		log_has("worker 1: a callback has run for more than 20 ms"));
+	open_gate();
+	expect_the_end();
+}
+
+/* C14: whose turn begins next asks for it again. */
+static void a_stall_is_seen_although_a_tick_had_no_memory(void **state)
+{
+	(void)state;
+	start_pool(&watched, NULL, NULL);
+	inject(&on_tick, ENOMEM, 0, 1);
+	assert_int_equal(
+		evt_worker_post(evt_pool_worker(pool, 0), note_task_ran, NULL),
+		0);
+	assert_true(WAIT_FOR(atomic_load(&on_tick.times) == 0));
+	hold_worker(1);
+	assert_true(has_stalled(1));
 	open_gate();
 	expect_the_end();
 }
@@ -252,6 +283,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		LEDGER_TEST(a_stall_is_told_and_counted_once),
+		LEDGER_TEST(a_stall_is_seen_although_a_tick_had_no_memory),
 		LEDGER_TEST(each_of_several_stalls_is_counted),
 		LEDGER_TEST(a_stalled_worker_gets_no_connection_in_turn),
 		LEDGER_TEST(a_stalled_worker_gets_none_though_it_has_fewest),
