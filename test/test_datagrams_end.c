@@ -251,6 +251,41 @@ static void another_thread_may_close_it(void **state)
 	end_udp();
 }
 
+static void wait_there(struct evt_udp_socket *sock,
+	const struct evt_datagram *batch, int n, void *arg)
+{
+	(void)sock, (void)batch, (void)n, (void)arg;
+	wait_at_gate();
+}
+
+/* The worker hears in one wait that it is closed and, after that, that it has a
+ * datagram. */
+static void what_is_closed_is_not_read_in_the_same_wait(void **state)
+{
+	static const struct evt_handlers waiting = {.on_datagrams = wait_there};
+	struct evt_listener *other;
+	int fds[2];
+
+	(void)state;
+	shut_gate();
+	start_udp(ANY_UDP, echo_datagrams, NULL, 1);
+	other = evt_listen(server.pool, ANY_UDP, &waiting, NULL, NULL);
+	assert_non_null(other);
+	fds[0] = udp_to(evt_listener_port(other));
+	fds[1] = udp_to(server.port);
+	exchanges(fds[1], "open");
+	assert_int_equal(send(fds[0], "wait", 4, 0), 4);
+	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1));
+	evt_listener_close(server.listener);
+	assert_int_equal(send(fds[1], "late", 4, 0), 4);
+	open_gate();
+	assert_true(WAIT_FOR(is_shut(0)));
+	assert_false(log_has("receiving on"));
+	close(fds[0]);
+	close(fds[1]);
+	assert_int_equal(end_udp().datagrams_in, 3);
+}
+
 static void it_may_be_closed_before_the_pool_runs(void **state)
 {
 	int fd;
@@ -546,6 +581,7 @@ int main(void)
 		END_TEST(a_callback_may_close_its_listener),
 		END_TEST(a_callback_may_stop_the_pool),
 		END_TEST(another_thread_may_close_it),
+		END_TEST(what_is_closed_is_not_read_in_the_same_wait),
 		END_TEST(it_may_be_closed_before_the_pool_runs),
 		END_TEST(what_is_closed_at_once_hands_over_what_it_has),
 		END_TEST(listening_may_begin_while_the_pool_runs),
