@@ -446,18 +446,19 @@ static void an_answer_that_meets_a_closed_port_is_counted(void **state)
 static void a_hundred_at_once_keep_nobody(void **state)
 {
 	int64_t cpu;
-	int fd;
+	int fd; /* from the beginning: none of the others' ports */
 	int i;
 
 	(void)state;
 	start_udp(ANY_UDP, echo_datagrams, NULL, 1);
+	fd = udp_to(server.port);
 	hold(0);
 	for (i = 0; i < 100; i++) {
-		fd = udp_to(server.port);
-		shoot(fd, "gone", 4);
-		close(fd);
+		int gone = udp_to(server.port);
+
+		shoot(gone, "gone", 4);
+		close(gone);
 	}
-	fd = udp_to(server.port);
 	shoot(fd, "here", 4);
 	open_gate();
 	catches(fd, "here", 4);
