@@ -3,104 +3,10 @@
  * inside of libevent and libc too, by strace's fault injection. The server
  * serves all the same, or has told why it ends; never a hang or a crash.
  */
-#include "ledger.h"
+#include "traced.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/wait.h>
-
-/* A server under strace; all that it and strace say comes through one pipe. */
-struct traced {
-	pid_t pid;
-	int output;
-	size_t len;
-	char said[8192];
-};
-
-static void run_traced(
-	const char *call, const char *how, const char *udp, int output)
-{
-	const char *server = program("test/evt_test");
-	char traced[64];
-	char injected[128];
-
-	snprintf(traced, sizeof(traced), "trace=%s", call);
-	snprintf(injected, sizeof(injected), "inject=%s:%s", call, how);
-	dup2(output, STDOUT_FILENO);
-	dup2(output, STDERR_FILENO);
-	/* -D: it is the server that is our child. */
-	if (udp)
-		execlp("strace", "strace", "-D", "-f", "-qq", "-o", "/dev/null",
-			"-e", traced, "-e", injected, server, udp, "0", "2",
-			(char *)NULL);
-	else
-		execlp("strace", "strace", "-D", "-f", "-qq", "-o", "/dev/null",
-			"-e", traced, "-e", injected, server, "0", "2",
-			(char *)NULL);
-	_exit(127);
-}
-
-/* Reads on until text has been said, in 10 s; NULL: until the end. */
-static bool hears(struct traced *traced, const char *text)
-{
-	struct pollfd in = {.fd = traced->output, .events = POLLIN};
-
-	while (!text || !strstr(traced->said, text)) {
-		ssize_t got;
-
-		if (traced->len == sizeof(traced->said) - 1 ||
-			poll(&in, 1, 10000 * slowness()) != 1)
-			return false;
-		got = read(traced->output, traced->said + traced->len,
-			sizeof(traced->said) - 1 - traced->len);
-		if (got <= 0)
-			return !text && got == 0;
-		traced->len += (size_t)got;
-		traced->said[traced->len] = '\0';
-	}
-	return true;
-}
-
-static void launch(
-	struct traced *traced, const char *call, const char *how, const char *u)
-{
-	int fds[2];
-
-	memset(traced, 0, sizeof(*traced));
-	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
-	fflush(NULL);
-	traced->pid = fork();
-	if (traced->pid == 0)
-		run_traced(call, how, u, fds[1]);
-	close(fds[1]);
-	traced->output = fds[0];
-	assert_int_not_equal(traced->pid, -1);
-}
-
-/* Its exit status, once all is said; 128 + the signal that ended it. */
-static int finish(struct traced *traced)
-{
-	bool said_all = hears(traced, NULL);
-	int status;
-
-	if (!said_all)
-		kill(traced->pid, SIGKILL);
-	close(traced->output);
-	waitpid(traced->pid, &status, 0);
-	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-static bool is_echoed(int fd)
-{
-	char byte = 0;
-	bool good = fd != -1 && send_all(fd, "s", 1) &&
-		receive_all(fd, &byte, 1) && byte == 's';
-
-	if (fd != -1)
-		close(fd);
-	return good;
-}
+static const struct target over_tcp = {"test/evt_test", {"0", "2"}, false};
+static const struct target over_udp = {"test/evt_test", {"-u", "0", "2"}, true};
 
 enum outcome {
 	SERVED, /* a client was, and then it ended with status 0 */
@@ -110,42 +16,29 @@ enum outcome {
 
 /* What becomes of a server; what it has said is left in traced. */
 static enum outcome outcome_of(struct traced *traced, const char *call,
-	const char *how, const char *udp)
+	const char *how, const struct target *target)
 {
 	bool served = false;
-	int port = 0;
 	int status;
+	int i;
 
-	launch(traced, call, how, udp);
-	if (hears(traced, "listening on port ") && hears(traced, "\n"))
-		port = atoi(strstr(traced->said, "on port ") + 8);
-	if (port > 0)
-		served = is_echoed(udp ? udp_to(port) : connect_to(port)) &&
-			is_echoed(udp ? udp_to(port) : connect_to(port));
-	if (port > 0)
+	launch(traced, target, call, how);
+	listens(traced);
+	for (i = 0; traced->port > 0 && i < 2; i++)
+		served = (i == 0 || served) &&
+			is_echoed(target->udp ? udp_to(traced->port)
+					      : connect_to(traced->port));
+	if (traced->port > 0)
 		kill(traced->pid, SIGTERM);
 	status = finish(traced);
+	free(its_log(traced));
 	if (served && status == 0)
 		return SERVED;
-	if (port == 0 && status == 1 && strstr(traced->said, "error: "))
+	if (traced->port == 0 && status == 1 && strstr(traced->said, "error: "))
 		return TOLD;
 	print_error("%s:%s: port %d, served %d, status %d, said:\n%s\n", call,
-		how, port, served, status, traced->said);
+		how, traced->port, served, status, traced->said);
 	return FAILED;
-}
-
-/* strace is there, and may trace; LeakSanitizer wants to be the only one. */
-static bool can_trace(void)
-{
-	static int known = -1;
-
-	if (under("asan"))
-		return false;
-	if (known == -1)
-		known = system("strace -qq -f -o /dev/null -e trace=none "
-			       "-e inject=getpid:error=EPERM:when=9 true "
-			       "2>/dev/null") == 0;
-	return known == 1;
 }
 
 /* The same call failing at its k-th time, for k from 1 to last: how often the
@@ -162,7 +55,7 @@ static int times_told(
 		enum outcome outcome;
 
 		snprintf(how, sizeof(how), "error=%s:when=%d", error, k);
-		outcome = outcome_of(&traced, call, how, NULL);
+		outcome = outcome_of(&traced, call, how, &over_tcp);
 		assert_int_not_equal(outcome, FAILED);
 		if (outcome == TOLD && !strstr(traced.said, reason))
 			fail_msg("%s %s: said %s", call, how, traced.said);
@@ -176,7 +69,7 @@ static void expect_served(const char *call, const char *how, const char *text)
 {
 	struct traced traced;
 
-	assert_int_equal(outcome_of(&traced, call, how, NULL), SERVED);
+	assert_int_equal(outcome_of(&traced, call, how, &over_tcp), SERVED);
 	if (text ? !strstr(traced.said, text)
 		 : strstr(traced.said, "evt-server") != NULL)
 		fail_msg("%s:%s: said %s", call, how, traced.said);
@@ -202,12 +95,12 @@ static void a_server_without_any_socket_says_so(void **state)
 	(void)state;
 	if (!can_trace())
 		skip();
-	assert_int_equal(
-		outcome_of(&traced, "socket", "error=EMFILE:when=2+", NULL),
+	assert_int_equal(outcome_of(&traced, "socket", "error=EMFILE:when=2+",
+				 &over_tcp),
 		TOLD);
 	assert_non_null(strstr(traced.said, "Too many open files"));
-	assert_int_equal(
-		outcome_of(&traced, "listen", "error=EADDRINUSE:when=1+", NULL),
+	assert_int_equal(outcome_of(&traced, "listen",
+				 "error=EADDRINUSE:when=1+", &over_tcp),
 		TOLD);
 	assert_non_null(strstr(traced.said, "Address already in use"));
 }
@@ -266,7 +159,7 @@ static void a_missing_pipe2_is_told(void **state)
 	if (!can_trace())
 		skip();
 	assert_int_equal(
-		outcome_of(&traced, "pipe2", "error=ENOSYS:when=1+", NULL),
+		outcome_of(&traced, "pipe2", "error=ENOSYS:when=1+", &over_tcp),
 		TOLD);
 	assert_non_null(strstr(traced.said, "Function not implemented"));
 }
@@ -297,7 +190,7 @@ static void a_shortage_while_accepting_is_waited_out(void **state)
 
 		snprintf(how, sizeof(how), "error=%s:when=1..4", errors[i]);
 		assert_int_equal(
-			outcome_of(&traced, "accept4", how, NULL), SERVED);
+			outcome_of(&traced, "accept4", how, &over_tcp), SERVED);
 		first = strstr(traced.said, "pauses");
 		assert_non_null(first);
 		assert_null(strstr(first + 1, "pauses"));
@@ -360,11 +253,11 @@ static void an_interrupted_datagram_is_received(void **state)
 	(void)state;
 	if (!can_trace())
 		skip();
-	assert_int_equal(
-		outcome_of(&traced, "recvmsg", "error=EINTR:when=1..5", "-u"),
+	assert_int_equal(outcome_of(&traced, "recvmsg", "error=EINTR:when=1..5",
+				 &over_udp),
 		SERVED);
-	assert_int_equal(
-		outcome_of(&traced, "epoll_wait", "error=EINTR:when=1+2", "-u"),
+	assert_int_equal(outcome_of(&traced, "epoll_wait",
+				 "error=EINTR:when=1+2", &over_udp),
 		SERVED);
 }
 
