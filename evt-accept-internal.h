@@ -104,6 +104,10 @@ void evt_acceptor_close_(struct evt_acceptor *);
 int evt_acceptor_accept_(struct evt_acceptor *, int fd, bool nonblocking,
 	struct sockaddr_storage *peer, socklen_t *len);
 
+/* The same for what a datagram's receiving has said, 0 or an error: any but
+ * EAGAIN pauses it. Any thread. */
+int evt_acceptor_received_(struct evt_acceptor *, int fd, int error);
+
 /* A descriptor has been closed: if that was wanted, go on. Any thread. */
 void evt_acceptor_nudge_(struct evt_acceptor *);
 

@@ -330,6 +330,12 @@ static void say_exhausted(struct evt_acceptor *acceptor, int error)
 	struct rlimit limit = {0, 0};
 	char reason[64];
 
+	if (acceptor->socktype == SOCK_DGRAM) {
+		evt_log_(EVT_LOG_WARN, "receiving on %s pauses: %s",
+			acceptor->where,
+			strerror_r(error, reason, sizeof(reason)));
+		return;
+	}
 	getrlimit(RLIMIT_NOFILE, &limit);
 	evt_log_(EVT_LOG_WARN,
 		"accepting on %s pauses: %s (%llu descriptors allowed, %lu "
@@ -395,19 +401,26 @@ void evt_acceptor_pause_(
 	begin_pause(acceptor, wait);
 }
 
-static void note_success(struct evt_acceptor *acceptor)
+static void end_episode(struct evt_acceptor *acceptor)
 {
-	atomic_fetch_add_explicit(&acceptor->accepted, 1, memory_order_relaxed);
-	evt_count_(&acceptor->worker->counters.accepted, 1);
 	if (acceptor->pause_ms == 0)
 		return;
 	if (acceptor->told)
 		evt_log_(EVT_LOG_INFO,
-			"accepting on %s goes on after %lld ms (tries that failed: %lu)",
+			"%s on %s goes on after %lld ms (tries that failed: %lu)",
+			acceptor->socktype == SOCK_DGRAM ? "receiving"
+							 : "accepting",
 			acceptor->where,
 			(long long)(evt_now_ms_() - acceptor->paused_at_ms),
 			acceptor->failures);
 	acceptor->pause_ms = 0;
+}
+
+static void note_success(struct evt_acceptor *acceptor)
+{
+	atomic_fetch_add_explicit(&acceptor->accepted, 1, memory_order_relaxed);
+	evt_count_(&acceptor->worker->counters.accepted, 1);
+	end_episode(acceptor);
 }
 
 static int fail(struct evt_acceptor *acceptor, bool own, enum verdict verdict,
@@ -427,12 +440,20 @@ static int fail(struct evt_acceptor *acceptor, bool own, enum verdict verdict,
 	return evt_fail_(error, "accept");
 }
 
+/* It is on its worker, and waits for this descriptor. */
+static bool is_own(const struct evt_acceptor *acceptor, int fd)
+{
+	struct evt_worker *self = evt_thread_self_();
+
+	return self && self == acceptor->worker && acceptor->resume &&
+		fd == atomic_load_explicit(&acceptor->fd, memory_order_relaxed);
+}
+
 int evt_acceptor_accept_(struct evt_acceptor *acceptor, int fd,
 	bool nonblocking, struct sockaddr_storage *peer, socklen_t *len)
 {
 	struct evt_worker *self = evt_thread_self_();
-	bool own = self && self == acceptor->worker && acceptor->resume &&
-		fd == atomic_load_explicit(&acceptor->fd, memory_order_relaxed);
+	bool own = is_own(acceptor, fd);
 	int tries;
 
 	for (tries = 0; tries < EVT_ACCEPTOR_TRIES; tries++) {
@@ -455,6 +476,21 @@ int evt_acceptor_accept_(struct evt_acceptor *acceptor, int fd,
 			evt_count_(&self->counters.vanished, 1);
 	}
 	errno = EAGAIN;
+	return -1;
+}
+
+int evt_acceptor_received_(struct evt_acceptor *acceptor, int fd, int error)
+{
+	bool own = is_own(acceptor, fd);
+
+	if (!error && own)
+		end_episode(acceptor);
+	if (!error)
+		return 0;
+	if (!own || error == EAGAIN)
+		return evt_fail_(error, "evt_udp");
+	pause_accepting(acceptor, error);
+	errno = error;
 	return -1;
 }
 

@@ -546,8 +546,9 @@ int evt_udp(sockfd_t fd, char *buf, int size, int flags, struct sockaddr *sock)
 		((len == 0 && datagram.peer_len == 0) ||
 			(len == -1 && errno == EAGAIN)))
 		return evt_fail_(ECANCELED, "evt_udp");
-	if (len == -1)
-		return evt_fail_(errno, "evt_udp");
+	if (evt_acceptor_received_(
+		    &server.listener, fd, len == -1 ? errno : 0) == -1)
+		return -1;
 	if (datagram.truncated)
 		atomic_fetch_add(&server.truncated, 1);
 	copy_peer(sock, &datagram.peer, datagram.peer_len);

@@ -138,7 +138,8 @@ int evt_tcp(sockfd_t fd, struct sockaddr *sock);
  * into sock as above; what does not fit is cut off. flags as in recv(2).
  * Also on a worker to which fd was dispatched. Returns its length, 0 for an
  * empty one. -1: EAGAIN when there is none (another worker was quicker),
- * ECANCELED when a stop ended the wait, EINVAL for buf and size.
+ * ECANCELED when a stop ended the wait, EINVAL for buf and size; any other
+ * (ENOMEM) has the listener pause as above.
  */
 int evt_udp(sockfd_t fd, char *buf, int size, int flags, struct sockaddr *sock);
 

@@ -39,11 +39,12 @@ static void answer_udp(sockfd_t fd)
 {
 	struct sockaddr_storage peer = {0};
 	char bytes[100];
-	int len = SAID(evt_udp(fd, bytes, sizeof(bytes), MSG_DONTWAIT,
-		(struct sockaddr *)&peer));
+	int len;
 
-	if (len == -1 && !classic.udp_on_workers)
-		usleep(5000); /* it will be called again at once */
+	fault_ask();
+	len = evt_udp(fd, bytes, sizeof(bytes), MSG_DONTWAIT,
+		(struct sockaddr *)&peer);
+	MUST(len != -1 || errno != 0);
 	if (len > 0)
 		(void)!sendto(fd, bytes, (size_t)len, MSG_DONTWAIT,
 			(struct sockaddr *)&peer,

@@ -16,14 +16,15 @@
 
 ssize_t __real_recvmsg(int fd, struct msghdr *msg, int flags);
 
-/* How many calls from now on meet an earlier answer's error. */
+/* How many calls from now on fail, as an earlier answer's error does it. */
 static atomic_int bad_answers;
+static atomic_int bad_error = ECONNREFUSED;
 
 ssize_t __wrap_recvmsg(int fd, struct msghdr *msg, int flags)
 {
 	if (atomic_load(&bad_answers) > 0) {
 		atomic_fetch_sub(&bad_answers, 1);
-		errno = ECONNREFUSED;
+		errno = atomic_load(&bad_error);
 		return -1;
 	}
 	return __real_recvmsg(fd, msg, flags);
@@ -117,6 +118,7 @@ static int start_server(evt_callback cb, evt_callback tcb, int workers)
 static int stop_and_close(void **state)
 {
 	atomic_store(&bad_answers, 0);
+	atomic_store(&bad_error, ECONNREFUSED);
 	evt_server_stop();
 	evt_server_grace_ms(5000);
 	return ledger_close(state);
@@ -376,6 +378,24 @@ static void errors_without_end_become_eagain_and_the_loop_goes_on(void **state)
 	assert_int_equal(log_lines(EVT_LOG_INFO), 0);
 	close(fd);
 	evt_server_stop();
+}
+
+/* F14 */
+static void without_memory_receiving_pauses_and_goes_on(void **state)
+{
+	int fd = udp_to(start_server(receive, NULL, 0));
+	int64_t begun = now_ms();
+
+	(void)state;
+	atomic_store(&bad_error, ENOMEM);
+	atomic_store(&bad_answers, 4);
+	assert_true(send_all(fd, "here", 4));
+	assert_true(WAIT_FOR(atomic_load(&last_len) == 4));
+	assert_int_equal(atomic_load(&calls), 5);
+	assert_true(now_ms() - begun >= 10 + 20 + 40 + 80);
+	assert_true(log_has("pauses: Cannot allocate memory"));
+	assert_int_equal(log_lines(EVT_LOG_INFO), 2);
+	close(fd);
 }
 
 /* F12 */
@@ -654,6 +674,7 @@ int main(void)
 		UDP_TEST(an_answer_to_a_closed_port_does_not_disturb_the_next),
 		UDP_TEST(an_earlier_answers_error_is_passed_over_and_counted),
 		UDP_TEST(errors_without_end_become_eagain_and_the_loop_goes_on),
+		UDP_TEST(without_memory_receiving_pauses_and_goes_on),
 		UDP_TEST(nobody_else_can_bind_the_port_of_a_running_server),
 		UDP_TEST(a_udp_port_in_use_fails_the_start),
 		UDP_TEST(a_sender_without_a_name_leaves_no_stale_address),
