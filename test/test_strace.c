@@ -26,8 +26,7 @@ static enum outcome outcome_of(struct traced *traced, const char *call,
 	listens(traced);
 	for (i = 0; traced->port > 0 && i < 2; i++)
 		served = (i == 0 || served) &&
-			is_echoed(target->udp ? udp_to(traced->port)
-					      : connect_to(traced->port));
+			is_echoed(dial(traced, target->udp));
 	if (traced->port > 0)
 		kill(traced->pid, SIGTERM);
 	status = finish(traced);

@@ -24,6 +24,7 @@ struct target {
 struct traced {
 	pid_t pid;
 	pid_t strace; /* 0 unless it came later */
+	int attached; /* what strace says, if it came later; or -1 */
 	int output;
 	int log;  /* strace's; see its_log */
 	int port; /* 0: it has not said that it listens */
@@ -31,20 +32,28 @@ struct traced {
 	char said[8192]; /* a text that begins with a newline */
 };
 
-/* What it says next, in 10 s: how many bytes, 0 at the end. */
-static inline ssize_t hear(struct traced *traced)
+/* What it says next, in so many ms: how many bytes, 0 at the end. */
+static inline ssize_t hear(struct traced *traced, int ms)
 {
 	struct pollfd in = {.fd = traced->output, .events = POLLIN};
 	size_t room = sizeof(traced->said) - 1 - traced->len;
 	ssize_t got;
 
-	if (room == 0 || poll(&in, 1, 10000 * slowness()) != 1)
+	if (room == 0 || poll(&in, 1, ms) != 1)
 		return -1;
 	got = read(traced->output, traced->said + traced->len, room);
 	if (got > 0)
 		traced->len += (size_t)got;
 	traced->said[traced->len] = '\0';
 	return got;
+}
+
+static inline bool has_told(struct traced *traced)
+{
+	while (hear(traced, 0) > 0)
+		;
+	return strstr(traced->said, "error: ") ||
+		strstr(traced->said, "warning: ");
 }
 
 /* Becomes strace, of a server that it starts or of one that runs. */
@@ -89,7 +98,8 @@ static inline void become_traced(const struct traced *traced,
 	int i;
 
 	snprintf(calls, sizeof(calls), "trace=%s", call);
-	snprintf(injected, sizeof(injected), "inject=%s:%s", call, how);
+	snprintf(injected, sizeof(injected), "inject=%s:%s", call,
+		how ? how : "");
 	more[nr++] = calls;
 	if (how) {
 		more[nr++] = "-e";
@@ -119,9 +129,10 @@ static inline void launch(struct traced *traced, const struct target *target,
 
 	memset(traced, 0, sizeof(*traced));
 	traced->said[traced->len++] = '\n';
+	traced->attached = -1;
 	traced->log = memfd_create("strace", MFD_CLOEXEC);
-	assert_int_not_equal(traced->log, -1);
-	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	CHECK(traced->log != -1);
+	CHECK(pipe2(fds, O_CLOEXEC) == 0);
 	traced->pid = fork_heard(fds[1]);
 	if (traced->pid == 0 && call)
 		become_traced(traced, target, call, how);
@@ -129,7 +140,33 @@ static inline void launch(struct traced *traced, const struct target *target,
 		become_plain(target);
 	close(fds[1]);
 	traced->output = fds[0];
-	assert_int_not_equal(traced->pid, -1);
+	CHECK(traced->pid != -1);
+}
+
+/* strace comes to a server that runs; how as above. */
+static inline void attach(
+	struct traced *traced, const char *call, const char *how)
+{
+	char calls[64];
+	char injected[128];
+	char pid[16];
+	const char *const more[] = {"-p", pid, "-e", calls, "-e", injected};
+	int fds[2];
+	char line[256] = "";
+
+	snprintf(calls, sizeof(calls), "trace=%s", call);
+	snprintf(injected, sizeof(injected), "inject=%s:%s", call,
+		how ? how : "");
+	snprintf(pid, sizeof(pid), "%d", (int)traced->pid);
+	CHECK(pipe2(fds, O_CLOEXEC) == 0);
+	traced->strace = fork_heard(fds[1]);
+	if (traced->strace == 0)
+		run_strace(traced, more, how ? 6 : 4);
+	close(fds[1]);
+	/* "strace: Process 4711 attached with 3 threads" */
+	CHECK(read(fds[0], line, sizeof(line) - 1) > 0);
+	CHECK(strstr(line, "attached"));
+	traced->attached = fds[0];
 }
 
 /* Waits for its line: "listening on port 41233", "... tcp://127.0.0.1:41233".
@@ -143,7 +180,7 @@ static inline bool listens(struct traced *traced)
 	do {
 		at = strstr(traced->said, words);
 		end = at ? strchr(at + 1, '\n') : NULL;
-	} while (!end && hear(traced) > 0);
+	} while (!end && hear(traced, 10000 * slowness()) > 0);
 	while (end && strchr("0123456789", end[-1]))
 		end--;
 	traced->port = end ? atoi(end) : 0;
@@ -157,14 +194,17 @@ static inline int finish(struct traced *traced)
 	int status;
 
 	do
-		got = hear(traced);
+		got = hear(traced, 10000 * slowness());
 	while (got > 0);
 	if (got == -1)
 		kill(traced->pid, SIGKILL);
 	close(traced->output);
+	traced->output = -1;
 	waitpid(traced->pid, &status, 0);
-	if (traced->strace)
+	if (traced->strace) {
 		waitpid(traced->strace, NULL, 0);
+		close(traced->attached);
+	}
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
@@ -174,10 +214,15 @@ static inline char *its_log(struct traced *traced)
 	off_t size = lseek(traced->log, 0, SEEK_END);
 	char *text = calloc(1, (size_t)size + 1);
 
-	if (!text || pread(traced->log, text, (size_t)size, 0) != size)
-		fail_msg("strace's file cannot be read");
+	CHECK(text && pread(traced->log, text, (size_t)size, 0) == size);
 	close(traced->log);
 	return text;
+}
+
+/* Of one that has said where it listens. */
+static inline int dial(const struct traced *traced, bool udp)
+{
+	return udp ? udp_to(traced->port) : connect_to(traced->port);
 }
 
 static inline bool is_echoed(int fd)
