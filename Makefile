@@ -379,6 +379,7 @@ check-long:
 	@$(MAKE) check-storm STORM_SECONDS=600
 	@$(MAKE) fuzz FUZZ_SECONDS=600
 	@$(MAKE) soak SECONDS=600
+	@EVERY=1 LIMIT=600 $(MAKE) check-suites TESTS=test_strace_calls
 	@$(MAKE) mutate
 
 FLOOD ?= 10000

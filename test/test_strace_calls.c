@@ -17,7 +17,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#define FIRST_FEW  4
+#define FIRST_FEW  3
 #define LANES      4   /* faults tried at a time */
 #define TRIES      8   /* of clients, each of which a fault may meet */
 #define ANSWERS_MS 150 /* unless there is none */
