@@ -117,6 +117,21 @@ def conditions(path, text, code):
                      f"{blank}!({inner.strip()})")
 
 
+def others(code, word):
+    """What a number may become: one more and one less. But who returns -1 has
+    failed and who returns 0 has not: one becomes the other, for any number
+    but 0 would mean the same. And a struct begins as {0} out of habit."""
+    before = code[max(0, word.start() - 8):word.start()]
+    if before.endswith("return -") and word[0] == "1":
+        return ["0"]
+    if before.endswith("return ") and word[0] == "0":
+        return ["-1"]
+    if code[word.start() - 1] == "{" and code[word.end()] == "}":
+        return []
+    return [str(new) for new in (int(word[0]) + 1, int(word[0]) - 1)
+            if new >= 0]
+
+
 def candidates(path):
     text = read(TOP, path)
     code = mask(text)
@@ -128,10 +143,9 @@ def candidates(path):
         found.append(Mutant(path, text, "logic", word.start(), word.end(),
                             "||" if word[0] == "&&" else "&&"))
     for word in re.finditer(r"(?<![\w.])\d+(?=U?L?L?\b)(?![\w.]*x)", code):
-        for new in (int(word[0]) + 1, int(word[0]) - 1):
-            if new >= 0:
-                found.append(Mutant(path, text, "constant", word.start(),
-                                    word.end(), str(new)))
+        for new in others(code, word):
+            found.append(Mutant(path, text, "constant", word.start(),
+                                word.end(), new))
     for word in re.finditer(r"^\t+(?:\(void\))?([\w.>-]+)\(", code, re.M):
         end = closing(code, word.end() - 1) + 1
         if code[end:end + 1] == ";" and word[1] not in (
