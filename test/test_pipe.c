@@ -18,6 +18,7 @@ static struct inject reading;
 static struct inject writing;
 static struct inject piping;
 static struct inject setting;
+static struct inject moving;    /* above the standard descriptors */
 static atomic_int most_read;    /* 0: all */
 static atomic_int most_written; /* 0: all */
 
@@ -57,7 +58,8 @@ int __wrap_fcntl(int fd, int cmd, ...)
 	va_start(args, cmd);
 	arg = va_arg(args, long);
 	va_end(args);
-	if (cmd == F_SETPIPE_SZ && injected(&setting))
+	if ((cmd == F_SETPIPE_SZ && injected(&setting)) ||
+		(cmd == F_DUPFD_CLOEXEC && injected(&moving)))
 		return -1;
 	return __real_fcntl(fd, cmd, arg);
 }
@@ -186,6 +188,32 @@ static void no_pipe_to_be_had_is_told_and_leaves_nothing(void **state)
 	errno = EPROTO;
 	evt_pipe_close_(&pipe);
 	assert_int_equal(errno, EPROTO);
+}
+
+/* Where standard descriptors are closed both ends are moved, or neither. */
+static void a_pipe_of_which_an_end_cannot_be_moved_is_none(void **state)
+{
+	int stdio[2] = {dup(STDIN_FILENO), dup(STDERR_FILENO)};
+	struct evt_pipe pipe;
+	int fds = count_fds();
+	int results[2];
+	int i;
+
+	(void)state;
+	close(STDIN_FILENO);
+	close(STDERR_FILENO);
+	for (i = 0; i < 2; i++) {
+		inject(&moving, EMFILE, i, 1);
+		results[i] = evt_pipe_open_(&pipe);
+		evt_pipe_close_(&pipe);
+	}
+	dup2(stdio[0], STDIN_FILENO);
+	dup2(stdio[1], STDERR_FILENO);
+	assert_int_equal(results[0], -1);
+	assert_int_equal(results[1], -1);
+	assert_int_equal(count_fds(), fds);
+	close(stdio[0]);
+	close(stdio[1]);
 }
 
 /* A18 */
@@ -629,6 +657,7 @@ int main(void)
 		LEDGER_TEST(a_pipe_holds_8192_records),
 		LEDGER_TEST(a_pipe_neither_blocks_nor_reaches_a_child),
 		LEDGER_TEST(no_pipe_to_be_had_is_told_and_leaves_nothing),
+		LEDGER_TEST(a_pipe_of_which_an_end_cannot_be_moved_is_none),
 		LEDGER_TEST(a_pipe_that_cannot_be_enlarged_will_do),
 		LEDGER_TEST(an_interrupted_write_is_repeated),
 		LEDGER_TEST(a_short_write_is_an_error),

@@ -234,6 +234,24 @@ static void each_failing_call_is_told_and_leaves_nothing(void **state)
 	expect_each_is_told(SOCK_DGRAM, failures, COUNT(failures) - 2);
 }
 
+/* Between the bind(2) that found it and the look. */
+static void a_stale_socket_of_datagrams_that_goes_by_itself_is_no_failure(
+	void **state)
+{
+	struct evt_unix_file file;
+	int fd;
+
+	(void)state;
+	leave_stale(SOCK_DGRAM);
+	inject(&fail_lstat, ENOENT, 0, 1);
+	fd = evt_unix_bind_(&url, SOCK_DGRAM, 0600, 0, &file, &step);
+	end_injection(&fail_lstat);
+	assert_int_not_equal(fd, -1);
+	assert_int_equal(names(), 1);
+	evt_unix_remove_(&file);
+	close(fd);
+}
+
 /* And each of a start that finds a stale socket. */
 static void each_failing_call_leaves_the_stale_socket(void **state)
 {
@@ -360,6 +378,8 @@ int main(void)
 		FOLDER_TEST(a_socket_whose_queue_is_full_is_served),
 		FOLDER_TEST(a_socket_that_may_not_be_asked_is_left_alone),
 		FOLDER_TEST(each_failing_call_is_told_and_leaves_nothing),
+		FOLDER_TEST(
+			a_stale_socket_of_datagrams_that_goes_by_itself_is_no_failure),
 		FOLDER_TEST(each_failing_call_leaves_the_stale_socket),
 		FOLDER_TEST(where_nothing_can_be_exchanged_it_is_unlinked),
 		FOLDER_TEST(what_is_anothers_by_then_is_not_unlinked),
