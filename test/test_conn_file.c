@@ -269,6 +269,31 @@ static void send_what_is_none(struct evt_conn *conn, void *arg)
 	atomic_store(&got.wrong, bad);
 }
 
+static void send_the_last_byte(struct evt_conn *conn, void *arg)
+{
+	int copy = dup(source);
+
+	(void)arg;
+	if (evt_conn_sendfile(conn, copy, INT64_MAX - 1, 1) == -1) {
+		atomic_fetch_add(&got.wrong, 1);
+		close(copy);
+	}
+}
+
+/* Offset and length may reach as far as a file can; it is shorter. */
+static void the_last_byte_that_a_file_can_have_may_be_asked_for(void **state)
+{
+	int fd = client_of(NULL);
+
+	(void)state;
+	atomic_store(&got.wrong, 0);
+	assert_true(on_last_conn(send_the_last_byte, NULL));
+	assert_int_equal(atomic_load(&got.wrong), 0);
+	assert_true(WAIT_FOR(nr_closed() == 1));
+	assert_int_equal(last_reason(), EVT_REASON_FAILED);
+	close(fd);
+}
+
 static void what_is_no_file_is_refused_and_stays_the_callers(void **state)
 {
 	int fd = client_of(NULL);
@@ -447,6 +472,8 @@ int main(void)
 		SERVER_TEST(a_file_is_closed_when_it_is_sent),
 		SERVER_TEST(a_file_of_no_bytes_is_closed_too),
 		SERVER_TEST(files_that_are_not_sent_any_more_are_closed),
+		SERVER_TEST(
+			the_last_byte_that_a_file_can_have_may_be_asked_for),
 		SERVER_TEST(what_is_no_file_is_refused_and_stays_the_callers),
 		SERVER_TEST(a_file_that_ends_early_fails_the_connection),
 		SERVER_TEST(a_failed_answer_does_not_end_as_a_whole_one_does),

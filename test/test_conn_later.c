@@ -1,10 +1,11 @@
 /*
  * test_conn_later.c: what is put off or kept back comes all the same: a rest
  * after pause and resume, bytes behind a short read of a unix socket, an answer
- * that goes with the end of its stream.
+ * that goes with the end of its stream, one of an event of the program's.
  */
 #include "server_rig.h"
 
+#include <event2/event.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -410,6 +411,82 @@ static void an_answer_that_makes_way_for_another_does_not_wait(void **state)
 	close(other);
 }
 
+/* Outside of a callback of the library's */
+
+static int client_of_the_pool(void)
+{
+	const struct evt_handlers handlers = {
+		.on_data = tell_data, .on_close = tell_close};
+
+	start_server(&handlers, NULL, 1);
+	return dial_and_wait();
+}
+
+static struct event *own_event;
+
+static void on_own_event(evutil_socket_t fd, short what, void *arg)
+{
+	struct evt_conn *conn = arg;
+
+	(void)fd, (void)what;
+	evt_conn_write(conn, "from ", 5);
+	evt_conn_printf(conn, "%s", "outside");
+	evt_conn_close(conn);
+	event_free(own_event);
+}
+
+static void start_event(struct evt_conn *conn, event_callback_fn fn)
+{
+	const struct timeval soon = {.tv_usec = 1000};
+
+	own_event = event_new(
+		evt_worker_base(evt_conn_worker(conn)), -1, 0, fn, conn);
+	event_add(own_event, &soon);
+}
+
+static void start_own_event(struct evt_conn *conn, void *arg)
+{
+	(void)arg;
+	start_event(conn, on_own_event);
+}
+
+static void an_event_of_the_programs_may_write_and_close(void **state)
+{
+	int fd = client_of_the_pool();
+
+	(void)state;
+	assert_true(on_last_conn(start_own_event, NULL));
+	hears(fd, "from outside");
+	assert_true(ends_cleanly(fd));
+	story_becomes("close:ours ");
+	close(fd);
+}
+
+/* What goes at once, too: nothing else happens on the worker. */
+static void on_event_with_ref(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd, (void)what;
+	evt_conn_write_ref(arg, large, 5000, note_done, NULL);
+	event_free(own_event);
+}
+
+static void start_event_with_ref(struct evt_conn *conn, void *arg)
+{
+	(void)arg;
+	start_event(conn, on_event_with_ref);
+}
+
+static void done_is_called_after_an_event_of_the_programs(void **state)
+{
+	int fd = client_of_the_pool();
+
+	(void)state;
+	assert_true(on_last_conn(start_event_with_ref, NULL));
+	assert_int_equal(hear_pattern(fd, 0, 5000), 5000);
+	assert_true(WAIT_FOR(atomic_load(&seen.dones) == 1));
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -426,6 +503,8 @@ int main(void)
 		SERVER_TEST(
 			an_answer_is_sent_though_it_is_aborted_after_the_close),
 		SERVER_TEST(an_answer_that_makes_way_for_another_does_not_wait),
+		SERVER_TEST(an_event_of_the_programs_may_write_and_close),
+		SERVER_TEST(done_is_called_after_an_event_of_the_programs),
 	};
 
 	make_large();

@@ -4,7 +4,6 @@
  */
 #include "server_rig.h"
 
-#include <event2/event.h>
 #include <limits.h>
 
 /* A client that has been accepted, of a server that tells what happens. */
@@ -607,43 +606,6 @@ static void printf_writes_texts_of_any_length(void **state)
 	close(fd);
 }
 
-/* Outside of a callback of the library's */
-
-static struct event *own_event;
-
-static void on_own_event(evutil_socket_t fd, short what, void *arg)
-{
-	struct evt_conn *conn = arg;
-
-	(void)fd, (void)what;
-	evt_conn_write(conn, "from ", 5);
-	evt_conn_printf(conn, "%s", "outside");
-	evt_conn_close(conn);
-	event_free(own_event);
-}
-
-static void start_own_event(struct evt_conn *conn, void *arg)
-{
-	const struct timeval soon = {.tv_usec = 1000};
-
-	(void)arg;
-	own_event = event_new(evt_worker_base(evt_conn_worker(conn)), -1, 0,
-		on_own_event, conn);
-	event_add(own_event, &soon);
-}
-
-static void an_event_of_the_programs_may_write_and_close(void **state)
-{
-	int fd = client_of(NULL);
-
-	(void)state;
-	assert_true(on_last_conn(start_own_event, NULL));
-	hears(fd, "from outside");
-	assert_true(ends_cleanly(fd));
-	story_becomes("close:ours ");
-	close(fd);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -669,7 +631,6 @@ int main(void)
 			arguments_that_make_no_sense_are_refused_with_a_line),
 		SERVER_TEST(nothing_may_be_written),
 		SERVER_TEST(printf_writes_texts_of_any_length),
-		SERVER_TEST(an_event_of_the_programs_may_write_and_close),
 	};
 
 	make_large();
