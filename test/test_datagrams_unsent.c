@@ -477,6 +477,26 @@ static void what_cannot_go_joined_goes_apart_from_then_on(void **state)
 	}
 }
 
+/* F10: the fewest that can be joined. */
+static void two_that_cannot_go_joined_go_apart(void **state)
+{
+	int fd;
+
+	(void)state;
+	fd = start(echo_datagrams);
+	atomic_store(&refused_control.error, EIO);
+	atomic_store(&refused_control.level, IPPROTO_UDP);
+	hold(0);
+	shoot(fd, "one", 3);
+	shoot(fd, "two", 3);
+	open_gate();
+	catches(fd, "one", 3);
+	catches(fd, "two", 3);
+	assert_int_equal(atomic_load(&refused_control.nr), 1);
+	close(fd);
+	assert_int_equal(end_udp().sends_failed, 0);
+}
+
 /* F09 F10: as for a broadcast's address, which is not ours. */
 static void what_cannot_leave_from_there_leaves_from_elsewhere(void **state)
 {
@@ -568,6 +588,7 @@ int main(void)
 		FAULT_TEST(a_failed_answer_is_counted_and_the_others_go_out),
 		FAULT_TEST(when_all_fail_there_are_few_lines),
 		FAULT_TEST(an_error_that_was_of_another_does_no_harm),
+		FAULT_TEST(two_that_cannot_go_joined_go_apart),
 		FAULT_TEST(what_cannot_go_joined_goes_apart_from_then_on),
 		FAULT_TEST(what_cannot_leave_from_there_leaves_from_elsewhere),
 		FAULT_TEST(after_a_while_they_go_joined_again),
