@@ -436,6 +436,49 @@ static void a_socket_without_memory_to_wait_is_told(void **state)
 	end_udp();
 }
 
+static atomic_bool flood_over;
+
+static void *flood(void *arg)
+{
+	while (!atomic_load(&flood_over))
+		(void)!send(*(int *)arg, "x", 1, 0);
+	return NULL;
+}
+
+static void take_a_while(struct evt_udp_socket *sock,
+	const struct evt_datagram *batch, int n, void *arg)
+{
+	int64_t until = now_ms() + 1;
+
+	note_datagrams(sock, batch, n, arg);
+	while (now_ms() < until)
+		;
+}
+
+/* F07: it is closed although no filter keeps from it what comes faster than it
+ * is handed over. */
+static void a_flood_that_cannot_be_kept_out_does_not_keep_it_open(void **state)
+{
+	pthread_t thread;
+	bool shut;
+	int fd;
+
+	(void)state;
+	fd = start(take_a_while);
+	atomic_store(&flood_over, false);
+	assert_int_equal(pthread_create(&thread, NULL, flood, &fd), 0);
+	assert_true(WAIT_FOR(server_stats().datagrams_in > 1000));
+	inject(&on_setsockopt, ENOMEM, 0, FOR_EVER);
+	evt_listener_close(server.listener);
+	shut = WAIT_FOR(is_shut(0));
+	atomic_store(&flood_over, true);
+	pthread_join(thread, NULL);
+	end_injections();
+	assert_true(shut);
+	close(fd);
+	end_udp();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -451,6 +494,8 @@ int main(void)
 		FAULT_TEST(without_memory_nobody_is_validated),
 		FAULT_TEST(a_socket_that_cannot_be_waited_for_is_told),
 		FAULT_TEST(a_socket_without_memory_to_wait_is_told),
+		FAULT_TEST(
+			a_flood_that_cannot_be_kept_out_does_not_keep_it_open),
 	};
 
 	end_injections();

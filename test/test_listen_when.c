@@ -207,6 +207,42 @@ static void what_a_closed_listener_accepted_lives_on(void **state)
 	assert_int_equal(log_lines(EVT_LOG_WARN), 0);
 }
 
+static size_t wait_and_echo(
+	struct evt_conn *conn, const char *data, size_t len, void *arg)
+{
+	wait_at_gate();
+	return echo_data(conn, data, len, arg);
+}
+
+/* The worker hears in one wait that it is closed and, after that, that it has a
+ * client. */
+static void what_is_closed_accepts_nobody_in_the_same_wait(void **state)
+{
+	static const struct evt_handlers waiting = {.on_data = wait_and_echo};
+	static const struct evt_listen_options its_own = {.reuseport = 1};
+	struct evt_listener *other;
+	int guest;
+	int late;
+
+	(void)state;
+	shut_gate();
+	start_echo(&its_own, 1);
+	other = evt_listen(server.pool, ANY_PORT, &waiting, NULL, NULL);
+	assert_non_null(other);
+	guest = connect_to(evt_listener_port(other));
+	assert_true(send_all(guest, "w", 1));
+	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1));
+	evt_listener_close(server.listener);
+	late = connect_to(server.port);
+	assert_int_not_equal(late, -1);
+	open_gate();
+	assert_true(at_end(late));
+	assert_false(log_has("accept"));
+	close(late);
+	close(guest);
+	assert_int_equal(end_server().accepted, 1);
+}
+
 static void a_listener_may_be_closed_after_the_pool(void **state)
 {
 	(void)state;
@@ -378,6 +414,7 @@ int main(void)
 		SERVER_TEST(each_listener_has_its_handlers_and_argument),
 		SERVER_TEST(closed_before_the_run_its_port_is_free),
 		SERVER_TEST(what_a_closed_listener_accepted_lives_on),
+		SERVER_TEST(what_is_closed_accepts_nobody_in_the_same_wait),
 		SERVER_TEST(a_listener_may_be_closed_after_the_pool),
 		SERVER_TEST(a_handler_may_close_its_listener),
 		SERVER_TEST(choose_may_close_its_listener),

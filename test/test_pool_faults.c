@@ -32,9 +32,16 @@ static struct inject on_epoll = {.name = "epoll_create1"};
 static struct inject on_watch = {.name = "epoll_ctl"};
 static struct inject on_poll = {.name = "poll"};
 
+static void (*while_starting)(void); /* once, as the first thread is made */
+
 int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 	void *(*main)(void *), void *arg)
 {
+	void (*then)(void) = while_starting;
+
+	while_starting = NULL;
+	if (then)
+		then();
 	if (injected(&on_thread))
 		return errno;
 	return __real_pthread_create(thread, attr, main, arg);
@@ -214,6 +221,30 @@ static void each_watch_may_fail_and_the_next_start_works(void **state)
 	}
 }
 
+static struct evt_listener *late;
+
+static void listen_late(void)
+{
+	late = evt_listen(pool, "tcp://127.0.0.1:0", &echoes, NULL, NULL);
+}
+
+/* Its loops have been made, and its threads not yet. Nothing else wakes who
+ * accepts: no worker wants to be watched. */
+static void a_listener_that_comes_while_it_starts_is_served(void **state)
+{
+	const struct evt_pool_options unwatched = {
+		.workers = 1, .stall_ms = -1};
+
+	(void)state;
+	make_pool(&unwatched, NULL, NULL);
+	while_starting = listen_late;
+	assert_int_equal(evt_pool_start(pool), 0);
+	assert_non_null(late);
+	assert_true(answers(evt_listener_port(late)));
+	assert_true(answers(pool_port));
+	free_pool();
+}
+
 /* A17 */
 static void each_timer_may_fail_and_the_next_start_works(void **state)
 {
@@ -379,6 +410,7 @@ int main(void)
 		LEDGER_TEST(each_pipe_may_fail_and_the_next_start_works),
 		LEDGER_TEST(each_base_may_fail_and_the_next_start_works),
 		LEDGER_TEST(each_watch_may_fail_and_the_next_start_works),
+		LEDGER_TEST(a_listener_that_comes_while_it_starts_is_served),
 		LEDGER_TEST(each_timer_may_fail_and_the_next_start_works),
 		LEDGER_TEST(
 			a_stop_that_has_no_memory_to_wait_waits_all_the_same),
