@@ -11,8 +11,8 @@
 #include <dirent.h>
 
 static char folder[32];
-static char path[64]; /* folder/s */
-static char url[80];  /* scheme and path */
+static char path[64];       /* folder/s */
+static char socket_url[80]; /* scheme and path */
 
 static inline int nr_names(void)
 {
@@ -32,7 +32,7 @@ static inline int enter_folder(void **state, const char *scheme)
 	if (!mkdtemp(folder))
 		return -1;
 	snprintf(path, sizeof(path), "%s/s", folder);
-	snprintf(url, sizeof(url), "%s%s", scheme, path);
+	snprintf(socket_url, sizeof(socket_url), "%s%s", scheme, path);
 	return ledger_open(state);
 }
 

@@ -87,7 +87,7 @@ static void a_datagram_comes_back(void **state)
 	int fd;
 
 	(void)state;
-	start_udp(url, echo_datagrams, NULL, 2);
+	start_udp(socket_url, echo_datagrams, NULL, 2);
 	assert_int_equal(server.port, -1);
 	fd = meet();
 	exchanges(fd, "hello");
@@ -115,8 +115,8 @@ static void so_it_does_by_an_abstract_name(void **state)
 	(void)state;
 	snprintf(name, sizeof(name), "@evt-gram-%d", (int)getpid());
 	snprintf(mine, sizeof(mine), "@evt-gram-client-%d", (int)getpid());
-	snprintf(url, sizeof(url), "unixgram:%s", name);
-	start_udp(url, echo_datagrams, NULL, 1);
+	snprintf(socket_url, sizeof(socket_url), "unixgram:%s", name);
+	start_udp(socket_url, echo_datagrams, NULL, 1);
 	fd = gram_client(mine, name);
 	exchanges(fd, "hello");
 	it = noted(0);
@@ -136,7 +136,7 @@ static void a_sender_without_a_name_has_none(void **state)
 	int fd;
 
 	(void)state;
-	start_udp(url, echo_datagrams, NULL, 1);
+	start_udp(socket_url, echo_datagrams, NULL, 1);
 	named = meet();
 	fd = gram_client("", path);
 	exchanges(named, "hello");
@@ -160,7 +160,7 @@ static void an_empty_datagram_is_one(void **state)
 	int fd;
 
 	(void)state;
-	start_udp(url, echo_datagrams, NULL, 1);
+	start_udp(socket_url, echo_datagrams, NULL, 1);
 	fd = meet();
 	exchanges(fd, "");
 	exchanges(fd, "more");
@@ -180,7 +180,7 @@ static void what_is_too_long_is_cut_and_told(void **state)
 
 	(void)state;
 	fill_pattern(bytes, 0, sizeof(bytes));
-	start_udp(url, echo_datagrams, NULL, 1);
+	start_udp(socket_url, echo_datagrams, NULL, 1);
 	fd = meet();
 	shoot(fd, bytes, 65536);
 	catches(fd, bytes, 65536);
@@ -191,7 +191,7 @@ static void what_is_too_long_is_cut_and_told(void **state)
 	assert_int_not_equal(noted(1).truncated, 0);
 	leave_client(fd);
 	end_udp();
-	start_udp(url, echo_datagrams, &ten, 1);
+	start_udp(socket_url, echo_datagrams, &ten, 1);
 	fd = meet();
 	exchanges(fd, "0123456789");
 	shoot(fd, "0123456789a", 11);
@@ -210,7 +210,7 @@ static void what_has_queued_up_comes_in_order(void **state)
 	int fd;
 
 	(void)state;
-	start_udp(url, echo_datagrams, NULL, 1);
+	start_udp(socket_url, echo_datagrams, NULL, 1);
 	fd = meet();
 	for (i = 0; i < MANY; i++) {
 		shoot_number(fd, i);
@@ -243,7 +243,7 @@ static void an_answer_may_be_long(void **state)
 	int fd;
 
 	(void)state;
-	start_udp(url, answer_long, NULL, 1);
+	start_udp(socket_url, answer_long, NULL, 1);
 	fd = meet();
 	shoot(fd, "x", 1);
 	catches(fd, bytes, sizeof(bytes));
@@ -259,7 +259,7 @@ static void the_socket_is_on_one_worker(void **state)
 	int i;
 
 	(void)state;
-	start_udp(url, echo_datagrams, NULL, 3);
+	start_udp(socket_url, echo_datagrams, NULL, 3);
 	log_forget();
 	for (i = 0; i < 3; i++) {
 		errno = 0;
@@ -305,7 +305,7 @@ static void the_file_has_its_mode_and_goes_at_the_end(void **state)
 	struct stat status;
 
 	(void)state;
-	start_udp(url, echo_datagrams, &options, 1);
+	start_udp(socket_url, echo_datagrams, &options, 1);
 	assert_int_equal(stat(path, &status), 0);
 	assert_int_equal(status.st_mode & 07777, 0620);
 	evt_listener_close(server.listener);
@@ -324,9 +324,9 @@ static void a_stale_file_is_replaced_and_a_live_one_is_not(void **state)
 	(void)state;
 	assert_int_equal(bind(stale, (struct sockaddr *)&addr, len), 0);
 	close(stale);
-	start_udp(url, echo_datagrams, NULL, 1);
+	start_udp(socket_url, echo_datagrams, NULL, 1);
 	errno = 0;
-	assert_null(evt_listen(server.pool, url, &handlers, NULL, NULL));
+	assert_null(evt_listen(server.pool, socket_url, &handlers, NULL, NULL));
 	assert_int_equal(errno, EADDRINUSE);
 	fd = meet();
 	exchanges(fd, "hello");
@@ -367,7 +367,7 @@ static void who_does_not_read_gets_no_more(void **state)
 	int i;
 
 	(void)state;
-	start_udp(url, note_datagrams, NULL, 1);
+	start_udp(socket_url, note_datagrams, NULL, 1);
 	fd = meet();
 	shoot(fd, "hello", 5);
 	assert_true(WAIT_FOR(nr_noted() == 1));
@@ -399,7 +399,7 @@ static void who_is_gone_is_told(void **state)
 	int fd;
 
 	(void)state;
-	start_udp(url, note_datagrams, NULL, 1);
+	start_udp(socket_url, note_datagrams, NULL, 1);
 	fd = meet();
 	shoot(fd, "hello", 5);
 	assert_true(WAIT_FOR(nr_noted() == 1));
@@ -429,7 +429,7 @@ static void of_many_that_are_gone_few_are_told(void **state)
 	int i;
 
 	(void)state;
-	start_udp(url, note_datagrams, NULL, 1);
+	start_udp(socket_url, note_datagrams, NULL, 1);
 	for (i = 0; i < 2; i++) {
 		int fd = meet();
 
@@ -462,7 +462,7 @@ static void descriptors_of_strangers_are_not_taken(void **state)
 	int i;
 
 	(void)state;
-	start_udp(url, note_datagrams, NULL, 1);
+	start_udp(socket_url, note_datagrams, NULL, 1);
 	fd = meet();
 	for (i = 0; i < 16; i++)
 		fds[i] = fd;
@@ -495,7 +495,7 @@ static void the_longest_path_is_answered(void **state)
 	socklen_t len = unix_addr(&to, path);
 
 	(void)state;
-	start_udp(url, echo_datagrams, NULL, 1);
+	start_udp(socket_url, echo_datagrams, NULL, 1);
 	memset(longest, 'c', size);
 	memcpy(longest, folder, strlen(folder));
 	longest[strlen(folder)] = '/';
@@ -538,7 +538,7 @@ static void it_is_on_a_worker_that_lives(void **state)
 	lose(1);
 	for (round = 0; round < 2; round++) {
 		server.listener = evt_listen(
-			server.pool, url, &handlers, NULL, NULL);
+			server.pool, socket_url, &handlers, NULL, NULL);
 		assert_non_null(server.listener);
 		fd = meet();
 		exchanges(fd, "hello");
@@ -548,7 +548,7 @@ static void it_is_on_a_worker_that_lives(void **state)
 	}
 	lose(0);
 	errno = 0;
-	assert_null(evt_listen(server.pool, url, &handlers, NULL, NULL));
+	assert_null(evt_listen(server.pool, socket_url, &handlers, NULL, NULL));
 	assert_int_equal(errno, ENXIO);
 	assert_int_equal(nr_names(), 0);
 	end_udp();
@@ -580,7 +580,7 @@ static void wrong_send_task(struct evt_worker *worker, void *arg)
 static void wrong_addresses_are_refused(void **state)
 {
 	(void)state;
-	start_udp(url, note_datagrams, NULL, 1);
+	start_udp(socket_url, note_datagrams, NULL, 1);
 	assert_true(on_worker(0, wrong_send_task, NULL));
 	assert_true(WAIT_FOR(nr_noted() == 1));
 	assert_int_equal(noted(0).len, 4);
@@ -595,7 +595,7 @@ static void what_has_come_is_handed_over_at_the_end(void **state)
 	int fd;
 
 	(void)state;
-	start_udp(url, note_datagrams, NULL, 1);
+	start_udp(socket_url, note_datagrams, NULL, 1);
 	fd = meet();
 	hold(0);
 	for (i = 0; i < 5; i++)

@@ -57,7 +57,7 @@ static ino_t inode_of_file(void)
 static void start_at_file(const struct evt_listen_options *options)
 {
 	make_pool(2);
-	listen_at(url, options);
+	listen_at(socket_url, options);
 	run_pool();
 }
 
@@ -78,7 +78,8 @@ static void fails(int error, const char *text)
 {
 	log_forget();
 	errno = 0;
-	assert_null(evt_listen(server.pool, url, &echo_handlers, NULL, NULL));
+	assert_null(evt_listen(
+		server.pool, socket_url, &echo_handlers, NULL, NULL));
 	if (errno != error || !log_has(text))
 		fail_msg("%s: %s", strerrorname_np(errno),
 			log_line(0) ? log_line(0) : "no line");
@@ -105,7 +106,7 @@ static void files_and_ports_are_served_side_by_side(void **state)
 
 	(void)state;
 	make_pool(3);
-	listen_at(url, NULL);
+	listen_at(socket_url, NULL);
 	listen_at(ANY_PORT, NULL);
 	run_pool();
 	for (i = 0; i < 10; i++) {
@@ -137,7 +138,7 @@ static void the_user_at_the_other_end_is_known(void **state)
 		.on_open = ask_who, .on_data = echo_data};
 
 	(void)state;
-	start_server_at(url, &handlers, NULL, 1, NULL);
+	start_server_at(socket_url, &handlers, NULL, 1, NULL);
 	assert_true(file_serves());
 	assert_int_equal(atomic_load(&peer_uid), getuid());
 	assert_int_equal(atomic_load(&peer_family), AF_UNIX);
@@ -210,8 +211,8 @@ static void a_group_of_files_is_refused(void **state)
 	(void)state;
 	make_pool(2);
 	errno = 0;
-	assert_null(
-		evt_listen(server.pool, url, &echo_handlers, &options, NULL));
+	assert_null(evt_listen(
+		server.pool, socket_url, &echo_handlers, &options, NULL));
 	assert_int_equal(errno, EINVAL);
 	assert_int_equal(nr_names(), 0);
 	stop_server();
@@ -234,7 +235,7 @@ static void the_mode_is_0600_unless_it_is_said(void **state)
 
 		umask(i % 2 ? 0 : 077);
 		make_pool(1);
-		listen_at(url, &options);
+		listen_at(socket_url, &options);
 		assert_int_equal(mode_of_file(), S_IFSOCK | mode);
 		assert_int_equal(umask(0), i % 2 ? 0 : 077);
 		stop_server();
@@ -268,7 +269,7 @@ static void a_file_that_is_served_is_in_use(void **state)
 
 	(void)state;
 	make_pool(1);
-	fails(EADDRINUSE, url);
+	fails(EADDRINUSE, socket_url);
 	assert_int_equal(inode_of_file(), theirs);
 	assert_int_equal(nr_names(), 1);
 	stop_server();
@@ -285,7 +286,7 @@ static void two_listeners_cannot_have_one_file(void **state)
 	(void)state;
 	start_at_file(NULL);
 	ours = inode_of_file();
-	fails(EADDRINUSE, url);
+	fails(EADDRINUSE, socket_url);
 	assert_int_equal(inode_of_file(), ours);
 	assert_true(file_serves());
 	end_server();
@@ -300,19 +301,19 @@ static void what_is_no_socket_is_left_alone(void **state)
 	fputs("mine", file);
 	fclose(file);
 	make_pool(1);
-	fails(EADDRINUSE, url);
+	fails(EADDRINUSE, socket_url);
 	assert_true(S_ISREG(mode_of_file()));
 	unlink(path);
 	mkdir(path, 0700);
-	fails(EADDRINUSE, url);
+	fails(EADDRINUSE, socket_url);
 	assert_true(S_ISDIR(mode_of_file()));
 	rmdir(path);
 	mkfifo(path, 0600);
-	fails(EADDRINUSE, url);
+	fails(EADDRINUSE, socket_url);
 	assert_true(S_ISFIFO(mode_of_file()));
 	unlink(path);
 	assert_int_equal(symlink("elsewhere", path), 0);
-	fails(EADDRINUSE, url);
+	fails(EADDRINUSE, socket_url);
 	assert_true(S_ISLNK(mode_of_file()));
 	unlink(path);
 	stop_server();
@@ -323,8 +324,8 @@ static void a_folder_that_is_not_there_is_told(void **state)
 {
 	(void)state;
 	make_pool(1);
-	snprintf(url, sizeof(url), "unix:%s/none/s", folder);
-	fails(ENOENT, url);
+	snprintf(socket_url, sizeof(socket_url), "unix:%s/none/s", folder);
+	fails(ENOENT, socket_url);
 	stop_server();
 }
 
@@ -355,11 +356,11 @@ static void closed_before_the_run_its_file_is_gone(void **state)
 
 	(void)state;
 	make_pool(1);
-	listener = listen_at(url, NULL);
+	listener = listen_at(socket_url, NULL);
 	assert_true(S_ISSOCK(mode_of_file()));
 	evt_listener_close(listener);
 	assert_int_equal(nr_names(), 0);
-	listen_at(url, NULL);
+	listen_at(socket_url, NULL);
 	evt_listener_close(listener);
 	assert_int_equal(nr_names(), 1);
 	stop_server(); /* which never ran */
@@ -423,7 +424,7 @@ static bool listens_again(struct evt_listener *before)
 
 	if (server.listener != before)
 		return true;
-	next = evt_listen(server.pool, url, &echo_handlers, NULL, NULL);
+	next = evt_listen(server.pool, socket_url, &echo_handlers, NULL, NULL);
 	server.listener = next ? next : before;
 	return next;
 }
@@ -462,7 +463,7 @@ static void *run_turns(void *arg)
 			pool = evt_pool_new(
 				&(struct evt_pool_options){.workers = 1});
 			listener = evt_listen(
-				pool, url, &echo_handlers, NULL, NULL);
+				pool, socket_url, &echo_handlers, NULL, NULL);
 		}
 		CHECK(evt_pool_start(pool) == 0);
 		CHECK(file_serves());
@@ -510,7 +511,7 @@ static bool name_is_free(void)
 static void an_abstract_name_is_served_without_a_file(void **state)
 {
 	(void)state;
-	snprintf(url, sizeof(url), "unix:@%s", folder);
+	snprintf(socket_url, sizeof(socket_url), "unix:@%s", folder);
 	start_at_file(NULL);
 	assert_int_equal(server.port, -1);
 	assert_true(is_served(dial_name()));
@@ -523,9 +524,9 @@ static void an_abstract_name_is_served_without_a_file(void **state)
 static void an_abstract_name_in_use_is_told_and_free_again(void **state)
 {
 	(void)state;
-	snprintf(url, sizeof(url), "unix:@%s", folder);
+	snprintf(socket_url, sizeof(socket_url), "unix:@%s", folder);
 	start_at_file(NULL);
-	fails(EADDRINUSE, url);
+	fails(EADDRINUSE, socket_url);
 	assert_true(is_served(dial_name()));
 	end_server();
 	start_at_file(NULL);

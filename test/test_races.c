@@ -31,7 +31,9 @@ ssize_t __wrap_write(int fd, const void *data, size_t len)
 	int wait = fd;
 	ssize_t written;
 
-	if (atomic_compare_exchange_strong(&wait_in_write, &wait, -1))
+	/* In the handler; a worker may wake that one too. */
+	if (!evt_worker_self() &&
+		atomic_compare_exchange_strong(&wait_in_write, &wait, -1))
 		while (!atomic_load(&has_yielded))
 			poll(NULL, 0, 1); /* memcheck runs a thread at a time */
 	written = __real_write(fd, data, len);
