@@ -421,7 +421,7 @@ static bool split(void)
 		my.op++;
 	/* memcached says ERROR to what begins as its own commands do. */
 	if (my.op == NR_OPS && !strchr("gsacidt", *my.words[0].at) &&
-		strncmp(word.at, "HTTP/", 5) == 0)
+		word.len >= 5 && memcmp(word.at, "HTTP/", 5) == 0)
 		my.op = QUIT; /* a browser: what else it says is no command */
 	if (my.op == NR_OPS || my.nr < commands[my.op].least ||
 		my.nr > commands[my.op].most)
