@@ -430,11 +430,12 @@ void evt_pool_end_workers_(struct evt_pool *, int nr_threads);
 /* Hooks for them, from the room above. */
 extern EVT_HIDDEN_ const struct evt_pool_hooks evt_pool_hooks_;
 
-/* Wakes the boss; async-signal-safe. */
+/* Wakes the boss. False, and a line: it hears of nothing. */
 bool evt_pool_wake_boss_(struct evt_pool *);
 
 /* Something that boss and workers have to look at has changed: on_change is
- * called on each. Needs no memory and no room. */
+ * called on each. Needs no memory and no room. False, and a line: one could not
+ * be woken. */
 bool evt_pool_changed_(struct evt_pool *);
 
 /* A descriptor or a place was given back: accepting may go on. */

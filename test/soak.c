@@ -7,11 +7,12 @@
  *
  * What is measured is measured between two cycles, when there is no pool: the
  * descriptors, threads and allocations have to be those after the first, to
- * the last one. Memory that is the process's own (RssAnon) may not grow once it
- * is warm, in the second half: its slope, by least squares over the cycles, is
- * a miss if it is more than a page a minute and also more than twice its
- * standard error above zero; judged when that half is a minute or more. A
- * single allocation that leaks is found by counting them.
+ * the last one. Memory that is the process's own (RssAnon), when malloc has
+ * given back what is free, may not grow once it is warm, in the second half:
+ * its slope, by least squares over the cycles, is a miss if it is more than a
+ * page a minute and also more than twice its standard error above zero; judged
+ * when that half is a minute or more. A single allocation that leaks is found
+ * by counting them.
  *
  * While the server says that it serves, somebody is served in each second.
  * Each client that has connected is accounted for: answered, ended or its own

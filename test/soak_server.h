@@ -7,6 +7,7 @@
 
 #include "soak.h"
 
+#include <malloc.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -182,6 +183,7 @@ static void run_cycle(long allocations)
 		usleep(1000);
 	end_server(pool, &board->last);
 	set_faults(false);
+	malloc_trim(0);
 	board->last.allocations = count_allocations() - allocations;
 	atomic_fetch_add(&board->ended, 1);
 }
@@ -192,6 +194,8 @@ static void soak_server(pid_t parent)
 	long allocations;
 
 	evt_set_log(no_line, NULL);
+	/* What malloc holds free it gives back of its first arena only. */
+	CHECK(mallopt(M_ARENA_MAX, 1) == 1);
 	allocations = count_allocations();
 	while (!atomic_load(&board->over)) {
 		run_cycle(allocations);
