@@ -424,7 +424,6 @@ static int end_early(struct evt_listener *listener,
 {
 	(void)listener, (void)worker;
 	evt_acceptor_end_(acceptor);
-	acceptor->worker = NULL;
 	return 0;
 }
 
