@@ -178,8 +178,13 @@ static void free_one_while_a_handler_looks(void *arg)
 	struct evt_pool *running = new_pool(arm_and_raise);
 	struct evt_pool *ended = pool_that_has_ended();
 	pthread_t thread;
+	sigset_t stop;
 
 	(void)arg;
+	/* The signal is for who runs the pool, and not for who frees one. */
+	sigemptyset(&stop);
+	sigaddset(&stop, SIGTERM);
+	pthread_sigmask(SIG_BLOCK, &stop, NULL);
 	atomic_store(&wait_in_write, -2); /* not yet */
 	CHECK(pthread_create(&thread, NULL, free_pool_main, ended) == 0);
 	CHECK(evt_pool_run(running) == 0);
