@@ -249,6 +249,59 @@ static void a_listener_that_has_dispatched_has_nothing_to_cut(void **state)
 	pthread_join(stopper, NULL);
 }
 
+static sockfd_t kept = -1;
+
+/* First one that it closes by itself, and at once one that it keeps. */
+static void close_one_keep_one(sockfd_t fd, short evt, void *arg)
+{
+	sockfd_t closed;
+
+	(void)evt;
+	(void)arg;
+	wait_at_gate();
+	if (atomic_fetch_add(&tally.accepted, 1) > 0)
+		return;
+	closed = evt_tcp(fd, NULL);
+	close(closed);
+	kept = accept4(fd, NULL, NULL, SOCK_CLOEXEC);
+	atomic_fetch_add(&tally.ends, kept == closed);
+}
+
+/* D07: what a callback has returned from is served no more, though it went
+ * past evt_close; its number is another connection's now. */
+static void a_number_closed_by_hand_is_not_cut(void **state)
+{
+	int port = serve(close_one_keep_one, NULL, 0);
+	atomic_bool stopped;
+	pthread_t stopper;
+	int clients[3];
+	int64_t until;
+	char byte = 0;
+
+	(void)state;
+	clients[0] = connect_to(port);
+	clients[1] = connect_to(port);
+	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1));
+	open_gate();
+	assert_true(WAIT_FOR(atomic_load(&tally.ends) == 1));
+	shut_gate();
+	clients[2] = connect_to(port);
+	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1));
+	evt_server_grace_ms(0);
+	stopper = stop_elsewhere(&stopped);
+	until = now_ms() + 300;
+	assert_true(WAIT_FOR(now_ms() >= until));
+	assert_false(atomic_load(&stopped));
+	assert_true(send_all(kept, "b", 1));
+	assert_true(receive_all(clients[1], &byte, 1) && byte == 'b');
+	open_gate();
+	pthread_join(stopper, NULL);
+	close(kept);
+	close(clients[0]);
+	close(clients[1]);
+	close(clients[2]);
+}
+
 static void a_grace_below_minus_one_is_refused(void **state)
 {
 	(void)state;
@@ -326,6 +379,7 @@ int main(void)
 		LEDGER_TEST(a_sequential_server_is_cut_too),
 		LEDGER_TEST(a_callback_without_a_connection_is_waited_for),
 		LEDGER_TEST(a_listener_that_has_dispatched_has_nothing_to_cut),
+		LEDGER_TEST(a_number_closed_by_hand_is_not_cut),
 		LEDGER_TEST(a_grace_below_minus_one_is_refused),
 		LEDGER_TEST(clients_that_come_during_a_stop_are_not_forgotten),
 	};

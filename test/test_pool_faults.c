@@ -288,6 +288,7 @@ static void a_stop_survives_a_start_that_failed(void **state)
 	assert_int_equal(evt_pool_start(pool), -1);
 	assert_int_equal(errno, EAGAIN);
 	evt_pool_stop(pool);
+	assert_false(atomic_load(&pool->unheard)); /* nobody is there */
 	assert_int_equal(evt_pool_run(pool), 0);
 	free_pool();
 }
