@@ -76,7 +76,8 @@ uv_libs  := $(shell $(PKG_CONFIG) --libs libuv 2>/dev/null)
 benches  := $(patsubst %.c,$P%,$(filter-out $(if $(uv_libs),,%/peer-libuv.c),\
 	$(sort $(wildcard bench/*.c))))
 helpers  := $(filter-out test/test_%.c test/fuzz_%.c test/fault_%.c \
-	test/evt_test.c test/flooder.c test/replay.c test/storm.c test/soak.c,\
+	test/evt_test.c test/flooder.c test/replay.c test/storm.c test/soak.c \
+	test/tsan_first.c,\
 	$(sort $(wildcard test/*.c)))
 c_files  := $(sort $(wildcard evt-*.[ch] test/*.[ch] examples/*.[ch] \
 	bench/*.[ch]))
@@ -93,9 +94,12 @@ program_obj  := $(patsubst $P%,$B/obj/%.o,$(programs) $(examples) $(benches))
 suite_lib    := $(lib_src:%.c=$B/test/obj/%.o)
 suite_obj    := $(suites:%=$B/test/obj/test/%.o) \
 	$(replays:replay_%=$B/test/obj/test/fuzz_%.o) \
-	$(patsubst %.c,$B/test/obj/%.o,test/replay.c test/storm.c test/soak.c) \
+	$(patsubst %.c,$B/test/obj/%.o,test/replay.c test/storm.c test/soak.c \
+		test/tsan_first.c) \
 	$(helpers:%.c=$B/test/obj/%.o)
-suite_common := $(helpers:%.c=$B/test/obj/%.o) $B/test/libevtserver.a
+tsan_first   := $(if $(filter tsan,$(VARIANT)),$B/test/obj/test/tsan_first.o)
+suite_common := $(helpers:%.c=$B/test/obj/%.o) $(tsan_first) \
+	$B/test/libevtserver.a
 
 # ---- Flags ------------------------------------------------------------------
 
@@ -221,11 +225,11 @@ $P$(soname): $(lib_obj) evt-server.map
 $Plibevtserver.so: $P$(soname)
 	$Qln -sf $(soname) $@
 
-$(programs) $(examples) $(benches): $P%: $B/obj/%.o $(static)
+$(programs) $(examples) $(benches): $P%: $B/obj/%.o $(tsan_first) $(static)
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$Q$(link) -pie -Wl,-z,nodlopen -o $@ $< $(static) $(event_libs) \
-		$(more_libs)
+	$Q$(link) -pie -Wl,-z,nodlopen -o $@ $< $(tsan_first) $(static) \
+		$(event_libs) $(more_libs)
 $Pbench/peer-libuv: more_libs = $(uv_libs)
 llhttp := $(patsubst %.c,$B/obj/%.o,$(wildcard examples/llhttp/*.c))
 $(llhttp): WARN :=
