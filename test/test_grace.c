@@ -228,22 +228,31 @@ static void dispatch_and_stay(sockfd_t fd, short evt, void *arg)
 	wait_at_gate();
 }
 
+/* Stops the server with no grace, and sees that it waits for the callback. */
+static pthread_t stop_that_waits(atomic_bool *stopped)
+{
+	pthread_t stopper;
+	int64_t until;
+
+	evt_server_grace_ms(0);
+	stopper = stop_elsewhere(stopped);
+	until = now_ms() + 300;
+	assert_true(WAIT_FOR(now_ms() >= until));
+	assert_false(atomic_load(stopped));
+	return stopper;
+}
+
 /* D07: the connection that it gave away is a worker's. */
 static void a_listener_that_has_dispatched_has_nothing_to_cut(void **state)
 {
 	int port = serve(dispatch_and_stay, echo, 1);
 	atomic_bool stopped;
 	pthread_t stopper;
-	int64_t until;
 
 	(void)state;
 	assert_true(answers(port));
 	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1));
-	evt_server_grace_ms(0);
-	stopper = stop_elsewhere(&stopped);
-	until = now_ms() + 300;
-	assert_true(WAIT_FOR(now_ms() >= until));
-	assert_false(atomic_load(&stopped));
+	stopper = stop_that_waits(&stopped);
 	assert_false(log_has("the grace is over"));
 	open_gate();
 	pthread_join(stopper, NULL);
@@ -275,7 +284,6 @@ static void a_number_closed_by_hand_is_not_cut(void **state)
 	atomic_bool stopped;
 	pthread_t stopper;
 	int clients[3];
-	int64_t until;
 	char byte = 0;
 
 	(void)state;
@@ -287,11 +295,7 @@ static void a_number_closed_by_hand_is_not_cut(void **state)
 	shut_gate();
 	clients[2] = connect_to(port);
 	assert_true(WAIT_FOR(atomic_load(&gate.waiting) == 1));
-	evt_server_grace_ms(0);
-	stopper = stop_elsewhere(&stopped);
-	until = now_ms() + 300;
-	assert_true(WAIT_FOR(now_ms() >= until));
-	assert_false(atomic_load(&stopped));
+	stopper = stop_that_waits(&stopped);
 	assert_true(send_all(kept, "b", 1));
 	assert_true(receive_all(clients[1], &byte, 1) && byte == 'b');
 	open_gate();
