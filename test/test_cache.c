@@ -84,8 +84,7 @@ static void memcached_would_have_answered_the_same(void **state)
 	if (!have("memcached"))
 		skip();
 	start_cache("-t2");
-	assert_true(
-		succeeds(shell(SCRIPT "compare %d | tail -n 30", server.port)));
+	assert_true(succeeds(shell(SCRIPT "compare %d", server.port)));
 	assert_non_null(strstr(said, " 0 differ"));
 	end_cache();
 }
