@@ -114,18 +114,28 @@ bool have(const char *client)
 
 struct server server;
 
+static void next_line(int fd, char *line, size_t size)
+{
+	size_t used = 0;
+
+	memset(line, 0, size);
+	while (used < size - 1 && !strchr(line, '\n') &&
+		read(fd, line + used, 1) == 1)
+		used++;
+}
+
 int start_server(const char *name, const char *a, const char *b)
 {
 	const char *args[] = {program(name), a, b, NULL};
 	static const char words[] = "listening on ";
-	char line[sizeof(words) + sizeof(server.at)] = "";
+	char line[512];
 	const char *at = line + strlen(words);
-	size_t used = 0;
 
 	server.pid = start_program(args, args[0], &server.out);
-	while (used < sizeof(line) - 1 && !strchr(line, '\n') &&
-		read(server.out, line + used, 1) == 1)
-		used++;
+	/* dns tells of a port that is taken in TCP, and takes another one. */
+	do
+		next_line(server.out, line, sizeof(line));
+	while (strstr(line, "Address already in use"));
 	if (strncmp(line, words, strlen(words)) != 0)
 		return -1;
 	snprintf(server.at, sizeof(server.at), "%.*s", (int)strcspn(at, "\n"),
